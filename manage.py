@@ -1,0 +1,14 @@
+#!/usr/bin/env python
+"""The command line: development unless DJANGO_DEBUG says otherwise."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "patientsite.settings")
+    os.environ.setdefault("DJANGO_DEBUG", "1")
+    execute_from_command_line(sys.argv)
