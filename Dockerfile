@@ -1,0 +1,24 @@
+# One image for the web process (its default command), the consumer and every other
+# `manage.py` command.
+FROM python:3.13.14-slim-trixie
+
+ENV DJANGO_DEBUG=0 \
+    PYTHONUNBUFFERED=1
+
+WORKDIR /app
+
+COPY requirements.txt constraints.txt ./
+RUN pip install --no-cache-dir --requirement requirements.txt --constraint constraints.txt
+
+# var/ takes SQLite's file; a new volume mounted there takes over its owner.
+RUN useradd --no-log-init --uid 10001 --create-home app \
+    && install --directory --owner=app --group=app var
+
+COPY manage.py ./
+COPY patientsite patientsite
+COPY profiles profiles
+
+# By number, so that an orchestrator can see that it is not root.
+USER 10001:10001
+EXPOSE 3000
+CMD ["python", "manage.py", "serve", "--host", "0.0.0.0"]
