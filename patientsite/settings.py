@@ -1,0 +1,249 @@
+"""Settings: every environment variable of the service, each read once, here.
+
+A bad value stops the start with an `ImproperlyConfigured` that names the variable.
+`DJANGO_DEBUG` means development; unset means production. Django's own DEBUG is always
+off: its technical pages print local variables, and those hold patients' data.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
+
+
+def env(name: str, default: str, cast: Callable[[str], T]) -> T:
+    """One environment variable, converted; an unset or empty one is `default`."""
+    text = os.environ.get(name) or default
+    try:
+        return cast(text)
+    except (ValueError, TypeError) as error:
+        raise ImproperlyConfigured(f"{name} is not valid: {error}") from None
+
+
+def flag(text: str) -> bool:
+    """Cast: 1, true, yes, on or 0, false, no, off."""
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("give 1 or 0")
+    return words[text.lower()]
+
+
+def positive(text: str) -> int:
+    """Cast: a whole number from 1 on."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError("give a whole number from 1 on")
+    return int(text)
+
+
+def words(text: str) -> list[str]:
+    """Cast: words separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Cast: networks in CIDR form, separated by commas."""
+    return [ipaddress.ip_network(word) for word in words(text)]
+
+
+def properties(text: str) -> dict[str, Any]:
+    """Cast: librdkafka properties as a JSON object, none that the guarantee fixes."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        raise ValueError("give a JSON object") from None
+    if not isinstance(value, dict):
+        raise ValueError("give a JSON object")
+    if fixed := sorted(FIXED_KAFKA_PROPERTIES & value.keys()):
+        raise ValueError(f"{', '.join(fixed)} is fixed by the service's guarantee")
+    return value
+
+
+FIXED_KAFKA_PROPERTIES = {
+    "acks",
+    "request.required.acks",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "delivery.timeout.ms",
+    "message.timeout.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "partition.assignment.strategy",
+    "partitioner",
+}
+
+DEVELOPMENT = env("DJANGO_DEBUG", "0", flag)
+DEBUG = False
+
+# --- Kafka -------------------------------------------------------------------------
+
+KAFKA_BOOTSTRAP_SERVERS = env("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092", str)
+KAFKA_TOPIC = env("KAFKA_TOPIC", "patient-profile", str)
+KAFKA_DLQ_TOPIC = f"{KAFKA_TOPIC}.dlq"
+KAFKA_PARTITIONS = env("KAFKA_PARTITIONS", "12", positive)
+KAFKA_RETENTION_MS = env("KAFKA_RETENTION_MS", "-1", int)
+KAFKA_CONFIG = env("KAFKA_CONFIG", "{}", properties)
+
+# --- DynamoDB ----------------------------------------------------------------------
+
+DYNAMODB_ENDPOINT_URL = os.environ.get(
+    "DYNAMODB_ENDPOINT_URL", "http://127.0.0.1:4566" if DEVELOPMENT else ""
+)
+DYNAMODB_TABLE = env("DYNAMODB_TABLE", "patient-profile", str)
+
+# The group belongs to the table: another table is filled from the topic's beginning.
+KAFKA_GROUP_ID = env("KAFKA_GROUP_ID", f"profiles-{DYNAMODB_TABLE}", str)
+
+# --- Web ---------------------------------------------------------------------------
+
+LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]", "0.0.0.0"]  # noqa: S104 a Host header, not an address to bind
+LOOPBACK = "127.0.0.0/8,::1/128"
+
+OPEN_PEERS = (
+    networks(LOOPBACK) + env("DJANGO_OPEN_PEERS", "", networks) if DEVELOPMENT else []
+)
+ALLOWED_HOSTS = env(
+    "DJANGO_ALLOWED_HOSTS", ",".join(LOCAL_HOSTS) if DEVELOPMENT else "", words
+)
+SECRET_KEY = env(
+    "DJANGO_SECRET_KEY", "development-only-" + "0" * 40 if DEVELOPMENT else "", str
+)
+WEB_THREADS = env("WEB_THREADS", "16", positive)
+PORT = env("PORT", "3000", positive)
+
+if not DEVELOPMENT:
+    if len(SECRET_KEY) < 50:
+        raise ImproperlyConfigured(
+            "DJANGO_SECRET_KEY is not valid: production needs at least 50 characters"
+        )
+    if not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS:
+        raise ImproperlyConfigured(
+            "DJANGO_ALLOWED_HOSTS is not valid: production needs the names it serves, "
+            "separated by commas, and no *"
+        )
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
+ROOT_URLCONF = "patientsite.urls"
+WSGI_APPLICATION = "patientsite.wsgi.application"
+APPEND_SLASH = False
+TIME_ZONE = "UTC"
+USE_TZ = True
+LANGUAGE_CODE = "en"
+USE_I18N = False
+
+INSTALLED_APPS = [
+    "profiles",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "rest_framework",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "profiles.access.OpenModeGuard",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["profiles.access.Bearer"],
+    "DEFAULT_PERMISSION_CLASSES": ["profiles.access.OpenInDevelopment"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "EXCEPTION_HANDLER": "profiles.problems.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# --- Sign-in, sessions and static files --------------------------------------------
+
+VAR_DIR = BASE_DIR / "var"
+VAR_DIR.mkdir(exist_ok=True)  # SQLite makes the file, not its folder
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": VAR_DIR / "site.sqlite3",
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{validator}"}
+    for validator in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "admin:login"
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = True
+
+# --- Transport ---------------------------------------------------------------------
+
+TRUST_PROXY = env("DJANGO_TRUST_PROXY", "0", flag)
+if TRUST_PROXY:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+if not DEVELOPMENT:
+    SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [r"^(livez|readyz)$"]
+    SECURE_HSTS_SECONDS = 31_536_000
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
+    SECURE_HSTS_PRELOAD = True
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+X_FRAME_OPTIONS = "DENY"
+
+# --- Logs --------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {
+        "botocore": {"level": "WARNING"},
+        "django": {"level": "INFO"},
+        # One refused request is the client's matter and in the access log.
+        "django.request": {"level": "ERROR"},
+        "django.server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+    },
+}

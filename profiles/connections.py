@@ -1,0 +1,119 @@
+"""Clients of Kafka and DynamoDB, made from the settings.
+
+Out: a producer, a consumer, an admin client, a DynamoDB client, each configured as the
+guarantee needs it. Knows no topic's content and no table's.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+from django.conf import settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+kafka_log = logging.getLogger("kafka")
+
+DELIVERY_TIMEOUT_MS = 4000
+"""Below the 5 s in which a POST is answered."""
+
+_CONSUMER_ONLY = ("fetch.", "group.", "heartbeat.", "max.poll.", "queued.", "session.")
+_PRODUCER_ONLY = ("batch.", "compression.", "linger.", "queue.buffering.")
+
+
+def producer() -> Producer:
+    """An idempotent producer: acknowledged by all in-sync replicas, Java's partitioner.
+
+    Made after a fork: one from before it delivers nothing.
+    """
+    config = {
+        "acks": "all",
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
+        "linger.ms": 0,
+    }
+    return Producer({**config, **_kafka(_CONSUMER_ONLY)}, logger=kafka_log)
+
+
+def dead_letter_producer() -> Producer:
+    """As `producer`, for records that carry the headers that say why they are there."""
+    config = {
+        "acks": "all",
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
+        "message.max.bytes": 4 * 1024 * 1024,
+    }
+    return Producer({**config, **_kafka(_CONSUMER_ONLY)}, logger=kafka_log)
+
+
+def consumer() -> Consumer:
+    """A member of the group; nothing is committed unless the loop commits it."""
+    config = {
+        "group.id": settings.KAFKA_GROUP_ID,
+        "partition.assignment.strategy": "cooperative-sticky",
+        "auto.offset.reset": "error",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+    }
+    return Consumer({**config, **_kafka(_PRODUCER_ONLY)}, logger=kafka_log)
+
+
+def reader() -> Consumer:
+    """A consumer outside any group: it is assigned by hand and never commits."""
+    config = {
+        "group.id": f"{settings.KAFKA_GROUP_ID}.reader",
+        "auto.offset.reset": "error",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+    }
+    return Consumer({**config, **_kafka(_PRODUCER_ONLY)}, logger=kafka_log)
+
+
+def admin() -> AdminClient:
+    """The client that describes and creates topics."""
+    return AdminClient(_kafka(_CONSUMER_ONLY + _PRODUCER_ONLY), logger=kafka_log)
+
+
+def dynamodb() -> DynamoDBClient:
+    """A DynamoDB client that tries once: the consumer itself waits and tries again."""
+    config = Config(
+        connect_timeout=2,
+        read_timeout=5,
+        retries={"total_max_attempts": 1},
+        parameter_validation=False,
+        max_pool_connections=16,
+    )
+    return _session().client(
+        "dynamodb", endpoint_url=settings.DYNAMODB_ENDPOINT_URL or None, config=config
+    )
+
+
+def _session() -> boto3.Session:
+    """The standard chain; at an endpoint that is not AWS, with harmless defaults."""
+    session = boto3.Session()
+    if not settings.DYNAMODB_ENDPOINT_URL:
+        return session
+    region = session.region_name or "us-east-1"
+    if session.get_credentials():
+        return boto3.Session(region_name=region)
+    return boto3.Session("test", "test", region_name=region)
+
+
+def _kafka(other_clients: tuple[str, ...]) -> dict[str, Any]:
+    """The common properties, less those that only other kinds of client know."""
+    further = {
+        name: value
+        for name, value in settings.KAFKA_CONFIG.items()
+        if not name.startswith(other_clients)
+    }
+    return {"bootstrap.servers": settings.KAFKA_BOOTSTRAP_SERVERS, **further}

@@ -1,0 +1,372 @@
+"""The consumer: a batch of records, merged, applied, and only then committed.
+
+In: the records of the partitions that the group gave us. Out: calls of `apply` and
+`dead_letter`, and committed offsets. It is handed all three partners and knows no
+DynamoDB; a batch that can't be finished is kept, or dropped uncommitted.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from profiles import serializers
+from profiles.records import DeadLetter, Headers, InvalidRecord, Record
+from profiles.topics import KafkaUnavailable, Topic
+from profiles.updates import MergedUpdate, Source, merge
+
+log = logging.getLogger(__name__)
+
+BATCH_RECORDS = 500
+BATCH_S = 0.1
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+GIVE_UP_S = 5.0
+WATCH_S = 2.0
+COMMITTED_TIMEOUT_S = 10.0
+
+
+class StartOver(Exception):
+    """The topic was recreated: drop everything uncommitted and begin anew."""
+
+
+class RecordsMissing(Exception):
+    """Records that were never applied are gone from the log: an operator decides."""
+
+
+class Outcome(Protocol):
+    """What one attempt to apply came to."""
+
+    @property
+    def applied(self) -> int: ...
+    @property
+    def already(self) -> int: ...
+    @property
+    def remaining(self) -> list[MergedUpdate]: ...
+    @property
+    def trouble(self) -> str: ...
+
+
+Apply = Callable[[Sequence[MergedUpdate]], Outcome]
+PutDeadLetters = Callable[[Sequence[DeadLetter]], list[DeadLetter]]
+
+
+@dataclass(slots=True)
+class Batch:
+    """The records of one consume() call: what is still to be done, and what to commit.
+
+    `ends` maps each partition to the offset after its last record.
+    """
+
+    updates: list[MergedUpdate] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    ends: dict[int, int] = field(default_factory=dict)
+    applied: int = 0
+    already: int = 0
+
+    @property
+    def size(self) -> int:
+        """What is left to be done."""
+        return len(self.updates) + len(self.letters)
+
+    def drop(self, partitions: set[int]) -> None:
+        """Forget what another member now owns."""
+        self.updates = [u for u in self.updates if u.source.partition not in partitions]
+        self.letters = [
+            letter
+            for letter in self.letters
+            if letter.record.source.partition not in partitions
+        ]
+        self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
+
+
+def read_batch(records: Iterable[Record]) -> Batch:
+    """Decode records and merge them per patient; what is no update is a dead letter."""
+    batch = Batch()
+    decoded: list[MergedUpdate] = []
+    for record in records:
+        batch.ends[record.source.partition] = record.offset + 1
+        try:
+            decoded.append(record.merged(serializers.decode(record)))
+        except InvalidRecord as reason:
+            batch.letters.append(DeadLetter(record, reason))
+    batch.updates = merge(decoded)
+    return batch
+
+
+class ProfileConsumer:
+    """One member of the consumer group.
+
+    `topic` tells the topic as it is now; `apply` and `dead_letter` return what is to
+    be tried again.
+    """
+
+    def __init__(
+        self,
+        kafka: Consumer,
+        topic: Callable[[], Topic],
+        apply: Apply,
+        dead_letter: PutDeadLetters,
+    ) -> None:
+        self._kafka = kafka
+        self._read_topic = topic
+        self._apply = apply
+        self._dead_letter = dead_letter
+        self._topic = topic()
+        self._topic_read_at = time.monotonic()
+        self._stop_by: float | None = None
+        self._batch = Batch()
+        self._backlog: list[Message] = []
+        self._due: dict[int, int] = {}
+        self._owned: set[int] = set()
+        self._ended: set[int] = set()
+        self._waiting = False
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Consume until `stop` or `until`, then leave the group."""
+        try:
+            self._kafka.subscribe(
+                [self._topic.name],
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_revoke,
+            )
+            while self._stop_by is None and not until():
+                self.turn()
+        finally:
+            self._kafka.close()
+
+    def stop(self) -> None:
+        """Finish the batch, or give it up after GIVE_UP_S; safe in a signal handler."""
+        self._stop_by = time.monotonic() + GIVE_UP_S
+
+    @property
+    def at_end(self) -> set[int]:
+        """The owned partitions that are read to their end, and committed."""
+        return self._ended - self._due.keys() - {m.partition() for m in self._backlog}
+
+    def turn(self) -> None:
+        """One batch: read, settle, commit."""
+        self._watch_topic()
+        messages = self._backlog or self._kafka.consume(BATCH_RECORDS, BATCH_S)
+        self._backlog = []
+        self._batch = read_batch(self._records(messages))
+        if self._batch.ends:
+            self._settle()
+        if self._due:
+            self._commit()
+
+    # Settling a batch
+
+    def _settle(self) -> None:
+        started, pauses = time.monotonic(), _pauses()
+        left = self._batch.size
+        while not self._attempt():
+            if self._stop_by is not None and time.monotonic() > self._stop_by:
+                log.warning("stopped with a batch unfinished: it is not committed")
+                return
+            if self._batch.size < left:
+                left, pauses = self._batch.size, _pauses()
+            self._wait(next(pauses))
+        self._due.update(self._batch.ends)
+        self._resume()
+        log.info(
+            "batch: applied=%d already=%d seconds=%.3f next=%s",
+            self._batch.applied,
+            self._batch.already,
+            time.monotonic() - started,
+            self._batch.ends,
+        )
+
+    def _attempt(self) -> bool:
+        """Try what is left of the batch once; whether it may be committed."""
+        if self._batch.updates:
+            self._apply_once(self._batch)
+        if self._batch.letters:
+            self._dead_letter_once(self._batch)
+        return self._batch.size == 0 and self._refusals_count()
+
+    def _apply_once(self, batch: Batch) -> None:
+        outcome = self._apply(batch.updates)
+        batch.updates = outcome.remaining
+        batch.applied += outcome.applied
+        batch.already += outcome.already
+        if outcome.trouble:
+            log.warning("waiting for the table: %s", outcome.trouble)
+
+    def _dead_letter_once(self, batch: Batch) -> None:
+        for letter in batch.letters:
+            log.warning(
+                "dead letter: partition=%d offset=%d %s",
+                letter.record.source.partition,
+                letter.record.offset,
+                letter.reason,
+            )
+        batch.letters = self._dead_letter(batch.letters)
+        if batch.letters:
+            log.warning("waiting for the dead-letter topic to acknowledge")
+
+    def _refusals_count(self) -> bool:
+        """Whether a refused fence means "already applied": it names this topic still.
+
+        A recreated topic counts its offsets from 0, below the old fences.
+        """
+        if not self._batch.already:
+            return True
+        try:
+            self._check_topic()
+        except KafkaUnavailable as error:
+            log.warning("waiting for Kafka: %s", error)
+            return False
+        return True
+
+    def _wait(self, seconds: float) -> None:
+        """Pass the time inside consume(), which keeps our membership alive.
+
+        A rebalance may hand us partitions meanwhile, and their first records: those
+        are kept for later.
+        """
+        if not self._waiting:
+            self._waiting = True
+            self._kafka.pause(self._kafka.assignment())
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self._backlog += self._kafka.consume(BATCH_RECORDS, min(left, 0.5))
+            if self._stop_by is not None:
+                break
+        self._watch_topic()
+
+    def _resume(self) -> None:
+        """Go on with every partition: a pause outlives a revocation."""
+        if self._waiting:
+            self._waiting = False
+            self._kafka.resume(self._kafka.assignment())
+
+    def _commit(self) -> None:
+        """Commit what is settled; what fails is due again in the next turn."""
+        offsets = [
+            TopicPartition(self._topic.name, partition, end, metadata=self._topic.id)
+            for partition, end in self._due.items()
+        ]
+        try:
+            self._kafka.commit(offsets=offsets, asynchronous=False)
+            self._due = {}
+        except KafkaException as error:
+            log.warning("offsets are not committed yet (%s)", error.args[0].name())
+
+    # What Kafka tells
+
+    def _records(self, messages: Iterable[Message]) -> Iterator[Record]:
+        for message in messages:
+            partition = _known(message.partition())
+            if (error := message.error()) is not None:
+                self._hear(error, partition, message)
+                continue
+            self._ended.discard(partition)
+            yield _record(message, Source(self._topic.id, partition))
+
+    def _hear(self, error: KafkaError, partition: int, message: Message) -> None:
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            self._ended.add(partition)
+        elif code in _POSITION_LOST:
+            self._check_topic()
+            raise RecordsMissing(self._gap(partition, message))
+        elif error.fatal() or code in _FORBIDDEN:
+            raise KafkaException(error)
+        else:
+            log.warning("Kafka: partition=%d %s", partition, error.name())
+
+    def _gap(self, partition: int, message: Message) -> str:
+        low, high = self._kafka.get_watermark_offsets(
+            TopicPartition(self._topic.name, partition), timeout=5
+        )
+        return (
+            f"partition {partition} of topic {self._topic.name} holds the offsets "
+            f"{low} to {high}, and the group is to go on at {message.offset()}: the "
+            "records between are gone from the log; see docs/operations.md"
+        )
+
+    def _watch_topic(self) -> None:
+        if time.monotonic() - self._topic_read_at > WATCH_S:
+            try:
+                self._check_topic()
+            except KafkaUnavailable as error:
+                log.warning("waiting for Kafka: %s", error)
+
+    def _check_topic(self) -> None:
+        self._topic_read_at = time.monotonic()
+        if self._read_topic().id != self._topic.id:
+            raise StartOver(f"topic {self._topic.name} was recreated")
+
+    def _on_assign(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
+        self._check_topic()
+        committed = kafka.committed(partitions, timeout=COMMITTED_TIMEOUT_S)
+        starts = [self._start(partition) for partition in committed]
+        kafka.incremental_assign(starts)
+        if self._waiting:
+            kafka.pause(starts)
+        self._owned |= {start.partition for start in starts}
+        log.info("assigned: %s", {start.partition: start.offset for start in starts})
+
+    def _start(self, committed: TopicPartition) -> TopicPartition:
+        """Where to begin: no committed offset of this topic means its beginning."""
+        foreign = committed.metadata not in (None, "", self._topic.id)
+        if committed.offset < 0 or foreign:
+            committed.offset = OFFSET_BEGINNING
+        return TopicPartition(committed.topic, committed.partition, committed.offset)
+
+    def _on_revoke(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
+        gone = {partition.partition for partition in partitions}
+        log.info("revoked: %s", sorted(gone))
+        self._batch.drop(gone)
+        self._backlog = [m for m in self._backlog if m.partition() not in gone]
+        self._due = {p: end for p, end in self._due.items() if p not in gone}
+        self._owned -= gone
+        self._ended -= gone
+
+
+_POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+_FORBIDDEN = {
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+}
+
+
+def _known(value: int | None) -> int:
+    """A record's place; librdkafka leaves it out only where there is no record."""
+    return -1 if value is None else value
+
+
+def _record(message: Message, source: Source) -> Record:
+    kind, timestamp_ms = message.timestamp()
+    return Record(
+        topic=message.topic() or "",
+        source=source,
+        offset=_known(message.offset()),
+        timestamp_ms=timestamp_ms if kind else -1,
+        key=message.key(),
+        value=message.value(),
+        headers=cast(Headers, message.headers() or ()),
+    )
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds to wait before each next try: doubling, with jitter, bounded."""
+    pause = FIRST_PAUSE_S
+    while True:
+        yield pause * random.uniform(0.5, 1.0)  # noqa: S311 jitter, not a secret
+        pause = min(2 * pause, LONGEST_PAUSE_S)

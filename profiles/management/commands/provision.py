@@ -1,0 +1,51 @@
+"""`manage.py provision`: topic, dead-letter topic and table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from confluent_kafka import KafkaException
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from profiles import connections, provision
+
+
+class Command(BaseCommand):
+    """Creates what is missing and tells what is different; changes nothing else."""
+
+    help = "Create the topics and the table; run it as often as you like."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Kafka first, then DynamoDB."""
+        admin = connections.admin()
+        plans = provision.topic_plans(
+            settings.KAFKA_TOPIC,
+            settings.KAFKA_DLQ_TOPIC,
+            settings.KAFKA_PARTITIONS,
+            settings.KAFKA_RETENTION_MS,
+        )
+        try:
+            for plan in plans:
+                self._tell(provision.provision_topic(admin, plan))
+        except KafkaException as error:
+            raise CommandError(
+                f"Kafka does not answer on {settings.KAFKA_BOOTSTRAP_SERVERS} "
+                f"({error.args[0].name()}): start it with `make local-dev-stack`"
+            ) from None
+        try:
+            self._tell(
+                provision.provision_table(
+                    connections.dynamodb(), settings.DYNAMODB_TABLE
+                )
+            )
+        except (BotoCoreError, ClientError) as error:
+            raise CommandError(
+                f"DynamoDB does not answer on {settings.DYNAMODB_ENDPOINT_URL or 'AWS'} "
+                f"({type(error).__name__}): start it with `make local-dev-stack`"
+            ) from None
+
+    def _tell(self, sentences: Any) -> None:
+        for sentence in sentences:
+            self.stdout.write(sentence)

@@ -1,0 +1,139 @@
+"""Reading topics from outside any group. Never writes.
+
+Out: what a topic is (its id and partition count), checked against what is configured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from threading import Event, Lock, Thread
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+from django.conf import settings
+
+from profiles import connections
+
+DESCRIBE_TIMEOUT_S = 2.0
+WATCH_S = 2.0
+SILENCE_S = 6.0
+
+
+class KafkaUnavailable(Exception):
+    """Kafka does not answer: try again later."""
+
+
+class TopicMissing(KafkaUnavailable):
+    """The topic does not exist (yet): provision it."""
+
+
+class WrongTopic(Exception):
+    """The topic is not as configured: an operator has to act."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One incarnation of a topic: recreating it gives another id."""
+
+    name: str
+    id: str
+    partitions: int
+
+
+def describe(admin: AdminClient, name: str) -> Topic:
+    """What Kafka knows of the topic; raises KafkaUnavailable or WrongTopic."""
+    future = admin.describe_topics(
+        TopicCollection([name]), request_timeout=DESCRIBE_TIMEOUT_S
+    )[name]
+    try:
+        found = future.result(timeout=DESCRIBE_TIMEOUT_S + 1)
+    except KafkaException as error:
+        raise _unavailable(name, error.args[0]) from None
+    except TimeoutError:
+        raise KafkaUnavailable("Kafka did not answer in time") from None
+    return Topic(name, str(found.topic_id), len(found.partitions))
+
+
+def expect(topic: Topic, partitions: int) -> Topic:
+    """The topic itself if it has this many partitions, else WrongTopic.
+
+    The patient's partition is the key's hash modulo the count: another count breaks
+    the order of updates that are on the topic already.
+    """
+    if topic.partitions != partitions:
+        raise WrongTopic(
+            f"topic {topic.name} has {topic.partitions} partitions and "
+            f"KAFKA_PARTITIONS is {partitions}: correct the setting, or, if the topic "
+            "was grown, move to a new topic as docs/operations.md describes"
+        )
+    return topic
+
+
+def configured(admin: AdminClient) -> Topic:
+    """The configured topic, as it is now and as it should be."""
+    return expect(describe(admin, settings.KAFKA_TOPIC), settings.KAFKA_PARTITIONS)
+
+
+@cache
+def watch() -> Watch:
+    """This process's view of the configured topic."""
+    return Watch(partial(configured, connections.admin()))
+
+
+def _unavailable(name: str, error: KafkaError) -> Exception:
+    if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID):
+        return TopicMissing(
+            f"topic {name} does not exist: create it with `python manage.py provision`"
+        )
+    return KafkaUnavailable(f"Kafka does not answer ({error.name()})")
+
+
+class Watch:
+    """The topic as it was a moment ago, read again and again in the background.
+
+    The thread starts with the first question, so in the process that asks it: after
+    any fork. Answers survive a short silence of Kafka.
+    """
+
+    def __init__(self, read: Callable[[], Topic]) -> None:
+        self._read = read
+        self._lock = Lock()
+        self._thread: Thread | None = None
+        self._answered = Event()
+        self._topic: Topic | None = None
+        self._read_at = 0.0
+        self._problem: Exception = KafkaUnavailable("Kafka has not answered yet")
+
+    def current(self) -> Topic:
+        """The topic; raises KafkaUnavailable or WrongTopic where there is none."""
+        self._start()
+        self._answered.wait(DESCRIBE_TIMEOUT_S + 1)
+        topic = self._topic
+        if topic is None:
+            raise type(self._problem)(str(self._problem))
+        return topic
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="topic-watch", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._look()
+            time.sleep(WATCH_S if self._topic else WATCH_S / 4)
+
+    def _look(self) -> None:
+        try:
+            self._topic, self._read_at = self._read(), time.monotonic()
+        except KafkaUnavailable as error:
+            self._problem = error
+            if time.monotonic() - self._read_at > SILENCE_S:
+                self._topic = None
+        except WrongTopic as error:
+            self._problem, self._topic = error, None
+        self._answered.set()

@@ -1,0 +1,72 @@
+"""The update: what a client asks for, and how updates of one patient fold into one.
+
+In: a PatientId and the fields that were supplied. Out: merged updates, each with the
+place in the log up to which it speaks. Knows nothing of Kafka, DynamoDB or Django:
+the standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One patient's supplied fields; ``None`` removes a field (RFC 7396)."""
+
+    patient_id: str
+    fields: Mapping[str, str | None] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One partition of one incarnation of a topic: offsets compare only within it."""
+
+    topic_id: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where an accepted update stands in the log."""
+
+    source: Source
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.source.topic_id}.{self.source.partition}.{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class MergedUpdate:
+    """All updates of one patient and source in a batch, folded into one.
+
+    It carries the last folded record's offset and timestamp (milliseconds since the
+    epoch), so that applying it once equals applying each of them in order.
+    """
+
+    patient_id: str
+    fields: Mapping[str, str | None] = field(repr=False)
+    source: Source
+    offset: int
+    timestamp_ms: int
+
+    def then(self, later: MergedUpdate) -> MergedUpdate:
+        """Fold a later update of the same patient and source into this one."""
+        return MergedUpdate(
+            self.patient_id,
+            {**self.fields, **later.fields},
+            self.source,
+            later.offset,
+            later.timestamp_ms,
+        )
+
+
+def merge(updates: Iterable[MergedUpdate]) -> list[MergedUpdate]:
+    """Fold updates, given in log order, into one per (source, patient)."""
+    merged: dict[tuple[Source, str], MergedUpdate] = {}
+    for update in updates:
+        key = (update.source, update.patient_id)
+        merged[key] = merged[key].then(update) if key in merged else update
+    return list(merged.values())
