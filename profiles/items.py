@@ -8,9 +8,9 @@ calls nobody.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from profiles.records import iso_timestamp
 from profiles.updates import MergedUpdate, Source
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KEY = "PatientId"
 UPDATED_AT = "UpdatedAt"
 FENCE_PREFIX = "_fence:"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Item = Mapping[str, "AttributeValueTypeDef"]
 
@@ -62,6 +63,12 @@ def upsert(table: str, update: MergedUpdate) -> UpdateItemInputTypeDef:
         "ExpressionAttributeNames": {**names, "#f": fence_name(update.source)},
         "ExpressionAttributeValues": {**values, ":f": {"N": str(update.offset)}},
     }
+
+
+def iso_timestamp(timestamp_ms: int) -> str:
+    """Milliseconds since the epoch as ISO 8601 with milliseconds and UTC offset."""
+    moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
+    return moment.isoformat(timespec="milliseconds")
 
 
 def profile(item: Item) -> dict[str, str]:

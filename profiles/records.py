@@ -129,12 +129,6 @@ def check_key(record: Record, update: Update) -> None:
         raise InvalidRecord("key_mismatch", "the key is not the body's PatientId")
 
 
-def iso_timestamp(timestamp_ms: int) -> str:
-    """Milliseconds since the epoch as ISO 8601 with milliseconds and UTC offset."""
-    moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
-    return moment.isoformat(timespec="milliseconds")
-
-
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
