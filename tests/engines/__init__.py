@@ -1,0 +1,3 @@
+"""Apache Kafka and Amazon's DynamoDB Local as processes that a test may harm."""
+
+from __future__ import annotations
