@@ -1,0 +1,122 @@
+# `make` lists the targets. A machine needs Python 3.11 or newer, and nothing of ours.
+
+PYTHON ?= python3
+export DJANGO_DEBUG ?= 1
+.DEFAULT_GOAL := help
+
+# --- Environments ---------------------------------------------------------------------
+# One is there once its stamp is, and the stamp's name tells what it was made of: the
+# interpreter, the folder and the pins. Half made, moved or outdated is made anew.
+
+BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
+made_of = $(shell { $(BASE) -VV; pwd; cat $(1); } 2>&1 | cksum | cut -d ' ' -f 1)
+RUN := .venv/run-$(call made_of,requirements.txt constraints.txt)
+DEV := .venv/dev-$(call made_of,requirements.txt requirements-dev.txt constraints.txt)
+ENGINES := .venv-engines/run-$(call made_of,requirements-engines.txt constraints-engines.txt)
+
+define check_python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+{ echo "'$(PYTHON)' is not Python 3.11 or newer. Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+{ echo "'$(PYTHON)' lacks venv. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+endef
+
+$(RUN):
+	@$(check_python)
+	@echo "Making .venv ..."
+	@rm -rf .venv && $(BASE) -m venv .venv
+	@.venv/bin/pip install --quiet -r requirements.txt -c constraints.txt
+	@touch $@
+
+$(DEV): $(RUN)
+	@echo "Adding the test tools to .venv ..."
+	@rm -f .venv/dev-*
+	@.venv/bin/pip install --quiet -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+$(ENGINES):
+	@$(check_python)
+	@echo "Making .venv-engines ..."
+	@rm -rf .venv-engines && $(BASE) -m venv .venv-engines
+	@.venv-engines/bin/pip install --quiet -r requirements-engines.txt -c constraints-engines.txt
+	@touch $@
+
+# --- Running --------------------------------------------------------------------------
+# A shell that points at production must not receive test data.
+AT_HOME := env $(patsubst %,-u%,$(filter-out KAFKA_PORT DYNAMODB_PORT,$(filter KAFKA_% DYNAMODB_% AWS_%,$(.VARIABLES))))
+RUN_LOCAL := $(AT_HOME) .venv/bin/python manage.py run_local
+HAS_DOCKER = docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
+
+.PHONY: run local-dev-stack local-dev-stack-down run-producer run-consumer clean distclean
+run: $(RUN) $(ENGINES) ## everything on this machine: engines, web on 3000, consumer
+	@exec $(RUN_LOCAL)
+
+local-dev-stack: $(RUN) $(ENGINES) ## Kafka, its UI and DynamoDB in the background, ready
+	@if $(HAS_DOCKER); then exec docker compose up --detach --wait; fi; \
+	echo "No Docker here: the embedded engines instead, and nothing on :8080."; \
+	exec $(RUN_LOCAL) --detach
+
+local-dev-stack-down: $(RUN) ## end what local-dev-stack started
+	@if $(HAS_DOCKER); then docker compose down; fi; exec $(RUN_LOCAL) --stop
+
+run-producer: $(RUN) ## the web process (DJANGO_DEBUG=0: the production server)
+	@.venv/bin/python manage.py migrate --verbosity 0
+	@case $$DJANGO_DEBUG in 0|false|no|off) server=serve;; *) server=runserver;; esac; \
+	exec .venv/bin/python manage.py $$server
+
+run-consumer: $(RUN) ## the consumer
+	@exec .venv/bin/python manage.py consume_profiles
+
+clean: ## remove all state: tables, logs, the site's database
+	@test ! -s var/run_local.pid || .venv/bin/python manage.py run_local --stop
+	@rm -rf var
+
+distclean: clean ## remove the environments too
+	@rm -rf .venv .venv-engines
+
+# --- Checking -------------------------------------------------------------------------
+
+.PHONY: test test-real check check-compose fix
+test: $(DEV) $(ENGINES) ## every test that needs no JVM, Docker or browser
+	@$(AT_HOME) .venv/bin/pytest
+	@echo "Not run: the tests against Apache Kafka and DynamoDB Local (Java 17): make test-real"
+
+test-real: $(DEV) ## the tests against Apache Kafka and DynamoDB Local, on Java 17
+	@exec $(AT_HOME) .venv/bin/pytest -m "real or stack" --engines=real
+
+check: $(DEV) check-compose ## format, lint, types, house, settings, migrations
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/djade --check --target-version 5.2 $$(find profiles patientsite -name '*.html')
+	.venv/bin/python manage.py makemigrations --check --dry-run
+	DJANGO_DEBUG=0 DJANGO_ALLOWED_HOSTS=profiles.example.org \
+	DJANGO_SECRET_KEY=$$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
+	.venv/bin/python manage.py check --deploy --fail-level WARNING
+
+check-compose: $(DEV)
+	.venv/bin/python tests/check_compose.py
+
+fix: $(DEV) ## format, and mend what the linter can
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+# --- Dependencies ---------------------------------------------------------------------
+
+UV = var/uv/bin/uv
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make mod-tidy'
+
+.PHONY: mod-tidy mod-dl help
+mod-tidy: ## pin what the requirements need, in the constraints files
+	@# uv apart from .venv: requirements that contradict the old pins can't be installed.
+	@$(check_python)
+	@$(BASE) -m venv var/uv && var/uv/bin/pip install --quiet "$$(grep '^uv==' requirements-dev.txt)"
+	@$(LOCK) requirements-dev.txt --output-file constraints.txt
+	@$(LOCK) requirements-engines.txt --output-file constraints-engines.txt
+
+mod-dl: $(DEV) $(ENGINES) ## install everything that is pinned
+	@echo "Installed: .venv and .venv-engines"
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-22s %s\n", $$1, $$2 }' Makefile
