@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    ConfigResource,
-    NewTopic,
-)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
+from tests.engines.kafka import murmur2_partitions
 from tests.engines.process import is_free, wait_until
-from tests.engines.real import DynamoDBLocal, KafkaCluster, murmur2_partitions
+from tests.engines.real import DynamoDBLocal, KafkaCluster
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
