@@ -237,11 +237,13 @@ LOGGING = {
     "formatters": {
         "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}
     },
+    "filters": {"repeats": {"()": "profiles.telemetry.Repeats"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "botocore": {"level": "WARNING"},
         "django": {"level": "INFO"},
+        "kafka": {"level": "INFO", "filters": ["repeats"]},
         # One refused request is the client's matter and in the access log.
         "django.request": {"level": "ERROR"},
         "django.server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},

@@ -67,10 +67,10 @@ def consumer() -> Consumer:
     return Consumer({**config, **_kafka(_PRODUCER_ONLY)}, logger=kafka_log)
 
 
-def reader() -> Consumer:
-    """A consumer outside any group: it is assigned by hand and never commits."""
+def group_reader() -> Consumer:
+    """Reads what the group committed, and the log; joins nothing, commits nothing."""
     config = {
-        "group.id": f"{settings.KAFKA_GROUP_ID}.reader",
+        "group.id": settings.KAFKA_GROUP_ID,
         "auto.offset.reset": "error",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,

@@ -37,6 +37,7 @@ LONGEST_PAUSE_S = 5.0
 GIVE_UP_S = 5.0
 WATCH_S = 2.0
 COMMITTED_TIMEOUT_S = 10.0
+PATIENCE_S = 60.0
 
 
 class StartOver(Exception):
@@ -135,7 +136,7 @@ class ProfileConsumer:
         self._ended: set[int] = set()
         self._waiting = False
 
-    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+    def run(self, until: Callable[[], bool]) -> None:
         """Consume until `stop` or `until`, then leave the group."""
         try:
             self._kafka.subscribe(
@@ -154,9 +155,14 @@ class ProfileConsumer:
         self._stop_by = time.monotonic() + GIVE_UP_S
 
     @property
-    def at_end(self) -> set[int]:
-        """The owned partitions that are read to their end, and committed."""
-        return self._ended - self._due.keys() - {m.partition() for m in self._backlog}
+    def owned(self) -> frozenset[int]:
+        """The partitions that the group has given us."""
+        return frozenset(self._owned)
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether every owned partition is read to its end, and committed."""
+        return self._ended >= self._owned and not self._due and not self._backlog
 
     def turn(self) -> None:
         """One batch: read, settle, commit."""
@@ -283,7 +289,7 @@ class ProfileConsumer:
         if code == KafkaError._PARTITION_EOF:
             self._ended.add(partition)
         elif code in _POSITION_LOST:
-            self._check_topic()
+            self._insist_on_topic()
             raise RecordsMissing(self._gap(partition, message))
         elif error.fatal() or code in _FORBIDDEN:
             raise KafkaException(error)
@@ -312,8 +318,20 @@ class ProfileConsumer:
         if self._read_topic().id != self._topic.id:
             raise StartOver(f"topic {self._topic.name} was recreated")
 
+    def _insist_on_topic(self) -> None:
+        """As `_check_topic`, but sit out a short absence of Kafka or the topic."""
+        patient_until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._check_topic()
+            except KafkaUnavailable as error:
+                if self._stop_by is not None or time.monotonic() > patient_until:
+                    raise
+                log.warning("waiting for Kafka: %s", error)
+                time.sleep(1)
+
     def _on_assign(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
-        self._check_topic()
+        self._insist_on_topic()
         committed = kafka.committed(partitions, timeout=COMMITTED_TIMEOUT_S)
         starts = [self._start(partition) for partition in committed]
         kafka.incremental_assign(starts)

@@ -6,12 +6,19 @@ Out: what a topic is (its id and partition count), checked against what is confi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache, partial
 from threading import Event, Lock, Thread
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from django.conf import settings
 
@@ -20,6 +27,7 @@ from profiles import connections
 DESCRIBE_TIMEOUT_S = 2.0
 WATCH_S = 2.0
 SILENCE_S = 6.0
+READ_TIMEOUT_S = 5.0
 
 
 class KafkaUnavailable(Exception):
@@ -89,6 +97,34 @@ def _unavailable(name: str, error: KafkaError) -> Exception:
             f"topic {name} does not exist: create it with `python manage.py provision`"
         )
     return KafkaUnavailable(f"Kafka does not answer ({error.name()})")
+
+
+def all_read(group: Consumer, topic: str, partitions: Collection[int]) -> bool:
+    """Whether the group has committed these partitions to their end.
+
+    `group` has the group's id but joins nothing. The end is where a fetch meets it:
+    ListOffsets misleads on some brokers, and after control records.
+    """
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    for place in group.committed(places, timeout=READ_TIMEOUT_S):
+        start = place.offset if place.offset >= 0 else OFFSET_BEGINNING
+        group.incremental_assign([TopicPartition(topic, place.partition, start)])
+    try:
+        return _only_ends(group, set(partitions))
+    finally:
+        group.unassign()
+
+
+def _only_ends(reader: Consumer, partitions: set[int]) -> bool:
+    """Whether the first thing that each assigned partition gives is its end."""
+    deadline = time.monotonic() + READ_TIMEOUT_S
+    while partitions and time.monotonic() < deadline:
+        for message in reader.consume(100, 0.2):
+            error = message.error()
+            if error is None or error.code() != KafkaError._PARTITION_EOF:
+                return False
+            partitions.discard(message.partition() or 0)
+    return not partitions
 
 
 class Watch:

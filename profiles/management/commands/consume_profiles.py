@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, topics
+from profiles import connections, lookups, topics
 from profiles.consumer import ProfileConsumer, RecordsMissing, StartOver
 from profiles.dead_letters import DeadLetterTopic
 from profiles.upserts import StoreRefused, Table
@@ -29,16 +30,34 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Consume; begin anew where the topic was recreated."""
+        self._look_for_engines()
         try:
             while not self._consume(options["until_caught_up"]):
                 pass
-        except (
-            topics.KafkaUnavailable,
-            topics.WrongTopic,
-            RecordsMissing,
-            StoreRefused,
-        ) as error:
+        except (topics.KafkaUnavailable, topics.WrongTopic) as error:
             raise CommandError(f"{error}.") from None
+        except (RecordsMissing, StoreRefused) as error:
+            raise CommandError(f"{error}.") from None
+
+    def _look_for_engines(self) -> None:
+        try:
+            topics.configured(connections.admin())
+        except topics.TopicMissing as error:
+            raise CommandError(f"{error}.") from None
+        except topics.KafkaUnavailable as error:
+            raise CommandError(
+                f"{error}: start it on {settings.KAFKA_BOOTSTRAP_SERVERS} with "
+                "`make local-dev-stack`, or set KAFKA_BOOTSTRAP_SERVERS."
+            ) from None
+        except topics.WrongTopic as error:
+            raise CommandError(f"{error}.") from None
+        try:
+            lookups.profiles().page(limit=1)
+        except lookups.StoreUnavailable as error:
+            self.stderr.write(
+                f"{error}: updates wait on the topic; start it with "
+                "`make local-dev-stack`."
+            )
 
     def _consume(self, until_caught_up: bool) -> bool:
         """Whether it is over; else the topic was recreated."""
@@ -53,15 +72,25 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: consumer.stop())
         try:
-            if until_caught_up:
-                consumer.run(until=partial(_caught_up, consumer))
-            else:
-                consumer.run()
+            consumer.run(_caught_up(consumer) if until_caught_up else _never)
         except StartOver as reason:
             self.stderr.write(f"{reason}: starting over")
             return False
         return True
 
 
-def _caught_up(consumer: ProfileConsumer) -> bool:
-    return len(consumer.at_end) == settings.KAFKA_PARTITIONS
+def _never() -> bool:
+    return False
+
+
+def _caught_up(consumer: ProfileConsumer) -> Callable[[], bool]:
+    """Whether we and, where others own partitions, the others are at the end."""
+    group = connections.group_reader()
+
+    def caught_up() -> bool:
+        others = set(range(settings.KAFKA_PARTITIONS)) - consumer.owned
+        return consumer.caught_up and (
+            not others or topics.all_read(group, settings.KAFKA_TOPIC, others)
+        )
+
+    return caught_up
