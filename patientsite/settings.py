@@ -191,8 +191,8 @@ REST_FRAMEWORK = {
 
 # --- Sign-in, sessions and static files --------------------------------------------
 
-VAR_DIR = BASE_DIR / "var"
-VAR_DIR.mkdir(exist_ok=True)  # SQLite makes the file, not its folder
+VAR_DIR = env("VAR_DIR", str(BASE_DIR / "var"), Path)
+VAR_DIR.mkdir(parents=True, exist_ok=True)  # SQLite makes the file, not its folder
 
 DATABASES = {
     "default": {

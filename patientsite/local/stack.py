@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from django.conf import settings
+
 from patientsite.local.process import Command
 from patientsite.local.supervisor import RunFailed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VAR = ROOT / "var"
+VAR = settings.VAR_DIR
 LOGS = VAR / "log"
 ENGINES = ROOT / ".venv-engines"
 HOST = "127.0.0.1"
