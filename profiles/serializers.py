@@ -127,10 +127,10 @@ class PatientProfile(serializers.Serializer[Any]):
     Phone = TextField(max_length=32)
     Address = LinesField(max_length=500)
 
-    def to_internal_value(self, data: Any) -> dict[str, str | None]:
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
         errors = self._unknown(data) if isinstance(data, Mapping) else {}
         try:
-            valid: dict[str, str | None] = super().to_internal_value(data)
+            valid: dict[str, Any] = super().to_internal_value(data)
         except ValidationError as error:
             raise ValidationError({**_by_field(error), **errors}) from None
         if errors:
@@ -149,7 +149,8 @@ def parse(data: object) -> Update:
 
     Raises ValidationError, whose detail maps each bad field to its messages.
     """
-    valid = dict(_PROFILE.run_validation(data))
+    # Not run_validation: of null it says no more than that, without a field.
+    valid = _PROFILE.to_internal_value(data)
     return Update(valid.pop("PatientId"), valid)
 
 

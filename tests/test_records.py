@@ -1,0 +1,141 @@
+"""Records: strict JSON, and which records can never be an update."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiles import items, records, serializers
+from profiles.records import InvalidRecord, NotStrictJSON
+from profiles.updates import Update
+from tests.fakes import record_of
+
+YEAR_10000_MS = 253_402_300_800_000
+
+NOT_JSON = {
+    "an empty value": b"",
+    "half an object": b'{"PatientId": "1"',
+    "two values": b"{} {}",
+    "a byte order mark": b'\xef\xbb\xbf{"PatientId": "1"}',
+    "UTF-16": '{"PatientId": "1"}'.encode("utf-16"),
+    "bytes that are no UTF-8": b'{"PatientId": "\xff"}',
+    "an encoded surrogate": b'{"PatientId": "\xed\xa0\x80"}',
+    "a lone surrogate": rb'{"PatientId": "\ud800"}',
+    "a lone surrogate as a name": rb'{"PatientId": "1", "\udfff": "x"}',
+    "a duplicate key": b'{"PatientId": "1", "PatientId": "2"}',
+    "a duplicate key further in": b'{"PatientId": {"a": 1, "a": 1}}',
+    "a duplicate key in other letters": rb'{"PatientId": "1", "\u0050atientId": "1"}',
+    "NaN": b'{"PatientId": NaN}',
+    "Infinity": b"[-Infinity]",
+    "30,000 brackets": b"[" * 30_000,
+    "30,000 brackets, closed": b"[" * 30_000 + b"]" * 30_000,
+    "30,000 objects": b'{"a":' * 12_000,
+    "an integer of 5,000 digits": b'{"PatientId": ' + b"9" * 5000 + b"}",
+    "a control character": b'{"PatientId": "a\nb"}',
+    "a trailing comma": b'{"PatientId": "1",}',
+}
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
+def test_what_is_not_strict_json_is_refused(body):
+    with pytest.raises(NotStrictJSON):
+        records.load_json(body)
+    with pytest.raises(InvalidRecord) as refused:
+        serializers.decode(record_of(body))
+    assert refused.value.code == "not_json"
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_json_or_refused(body):
+    try:
+        value = records.load_json(body)
+    except NotStrictJSON:
+        return
+    json.dumps(value, ensure_ascii=False).encode()
+
+
+def test_a_surrogate_pair_is_a_character():
+    assert records.load_json(rb'"\ud83d\ude00"') == "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize("depth", [100, 900, 990, 1000, 2000])
+def test_nesting_of_any_depth_is_read_or_refused(depth):
+    body = rb'["\u0041", ' + b"[" * depth + b"]" * depth + b"]"
+    with suppress(NotStrictJSON):
+        records.load_json(body)
+
+
+BAD_RECORDS = {
+    "no_key": [record_of(b'{"PatientId":"1"}', None), record_of(b"{}", b"")],
+    "no_value": [record_of(None)],
+    "too_large": [record_of(b" " * 65_520 + b'{"PatientId":"1"}')],
+    "bad_timestamp": [
+        record_of(b'{"PatientId":"1"}', timestamp_ms=moment)
+        for moment in (-1, -(2**63), 2**63 - 1, YEAR_10000_MS)
+    ],
+    "key_mismatch": [
+        record_of(b'{"PatientId":"1"}', b"2"),
+        record_of(b'{"PatientId":"1"}', b"1 "),
+        record_of('{"PatientId":"é"}'.encode(), "é".encode("latin-1")),
+    ],
+    "invalid_fields": [
+        record_of(b"{}"),
+        record_of(b"[]"),
+        record_of(b"null"),
+        record_of(b'"1"'),
+        record_of(b'{"PatientId":"1","Shoe":"44"}'),
+        record_of(b'{"PatientId":"1","FirstName":5}'),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "record"),
+    [(code, record) for code, bad in BAD_RECORDS.items() for record in bad],
+)
+def test_a_record_that_is_no_update_says_why(code, record):
+    with pytest.raises(InvalidRecord) as refused:
+        serializers.decode(record)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("moment", [0, 1, YEAR_10000_MS - 1])
+def test_timestamps_from_1970_to_the_end_of_year_9999_are_dates(moment):
+    record = record_of(b'{"PatientId":"1"}', timestamp_ms=moment)
+    merged = record.merged(serializers.decode(record))
+    assert items.iso_timestamp(merged.timestamp_ms).endswith("+00:00")
+
+
+def test_the_last_moment_of_year_9999_is_written_to_the_millisecond():
+    assert items.iso_timestamp(YEAR_10000_MS - 1) == "9999-12-31T23:59:59.999+00:00"
+
+
+def test_a_value_of_exactly_the_limit_is_read():
+    body = b'{"PatientId":"1"}'
+    record = record_of(b" " * (records.MAX_VALUE_BYTES - len(body)) + body)
+    assert serializers.decode(record) == Update("1", {})
+
+
+def test_why_a_record_is_invalid_never_quotes_a_value():
+    bodies = [
+        b'{"PatientId":"1","Sex":"Secret"}',
+        b'{"PatientId":"1","Secret":"Secret"}',
+        b'{"PatientId":"1","Email":"Secret"}',
+        b'{"PatientId":"1","Secret',
+        b"Secret",
+        b'{"Secret":1,"Secret":2}',
+    ]
+    for body in bodies:
+        with pytest.raises(InvalidRecord) as refused:
+            serializers.decode(record_of(body))
+        assert "Secret" not in str(refused.value)
+
+
+def test_a_record_shows_neither_key_nor_value():
+    assert "Secret" not in repr(
+        record_of(b"Secret", b"Secret", headers=[("Secret", b"")])
+    )
