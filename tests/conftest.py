@@ -1,0 +1,48 @@
+"""What all tests share: an environment of their own, and a table on moto."""
+
+from __future__ import annotations
+
+import os
+
+# Before Django reads it: a shell that points at production must not meet a test.
+for name in [*os.environ]:
+    if name.startswith(("AWS_", "DJANGO_", "DYNAMODB_", "JWT_", "KAFKA_", "WEB_")):
+        del os.environ[name]
+os.environ["DJANGO_DEBUG"] = "1"
+os.environ["DJANGO_SETTINGS_MODULE"] = "patientsite.settings"
+
+import django  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings as hypothesis_settings  # noqa: E402
+
+django.setup()
+
+# The machine's noise is no failure.
+hypothesis_settings.register_profile("tests", deadline=None)
+hypothesis_settings.load_profile("tests")
+
+
+@pytest.fixture
+def dynamodb(settings, monkeypatch):
+    """A DynamoDB client on moto, with the configured table."""
+    from moto import mock_aws
+
+    from profiles import connections, items, lookups
+
+    settings.DYNAMODB_ENDPOINT_URL = ""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        client = connections.dynamodb()
+        client.create_table(**items.table_definition(settings.DYNAMODB_TABLE))
+        lookups.profiles.cache_clear()
+        yield client
+    lookups.profiles.cache_clear()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engines",
+        choices=["embedded", "real"],
+        default="embedded",
+        help="which engines the end-to-end tests run on",
+    )

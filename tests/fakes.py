@@ -1,0 +1,240 @@
+"""Fakes of the outside systems: small, in memory, remembering what they were told."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, TopicPartition
+
+from profiles.records import Record
+from profiles.topics import Topic
+from profiles.updates import MergedUpdate, Source
+
+TOPIC = Topic("patient-profile", "topic-1", 12)
+SOURCE = Source(TOPIC.id, 0)
+NOW_MS = 1_700_000_000_000
+
+
+class Clock:
+    """Stands in for the `time` module: it moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def update_at(offset: int, patient: str = "1", **fields: str | None) -> MergedUpdate:
+    return MergedUpdate(patient, fields, SOURCE, offset, NOW_MS + offset)
+
+
+def record_of(value: bytes | None, key: bytes | None = b"1", **place: Any) -> Record:
+    """A record of partition 0, at offset 0 unless told otherwise."""
+    return Record(
+        TOPIC.name,
+        SOURCE,
+        place.pop("offset", 0),
+        place.pop("timestamp_ms", NOW_MS),
+        key,
+        value,
+        **place,
+    )
+
+
+class FakeMessage:
+    """A Kafka message: a record, or (with `error`) something that is to be told."""
+
+    def __init__(
+        self,
+        offset: int,
+        value: bytes | None = None,
+        *,
+        key: bytes | None = b"1",
+        partition: int = 0,
+        error: int | None = None,
+        timestamp: tuple[int, int] = (TIMESTAMP_CREATE_TIME, NOW_MS),
+    ) -> None:
+        facts = {
+            "topic": TOPIC.name,
+            "partition": partition,
+            "offset": offset,
+            "key": key,
+            "value": value,
+            "timestamp": timestamp,
+            "headers": None,
+            "error": KafkaError(error) if error is not None else None,
+        }
+        for name, fact in facts.items():
+            setattr(self, name, lambda fact=fact: fact)
+
+
+def message(offset: int, patient: str = "1", partition: int = 0, **fields: Any) -> Any:
+    """A message that holds a valid update."""
+    value = json.dumps({"PatientId": patient, **fields}).encode()
+    return FakeMessage(offset, value, key=patient.encode(), partition=partition)
+
+
+class FakeKafkaConsumer:
+    """Hands out the turns it was given; a turn is messages, or a function for them."""
+
+    def __init__(self, clock: Clock, turns: list[Any]) -> None:
+        self.clock = clock
+        self.turns = turns
+        self.owned: set[int] = set()
+        self.paused: set[int] = set()
+        self.starts: dict[int, int] = {}
+        self.stored: dict[int, TopicPartition] = {}
+        self.commits: list[dict[int, int]] = []
+        self.commit_errors: list[Exception] = []
+        self.closed = False
+
+    def subscribe(self, topics, on_assign, on_revoke, on_lost) -> None:
+        self.on_assign, self.on_revoke = on_assign, on_revoke
+
+    def consume(self, number: int, timeout: float) -> list[Any]:
+        self.clock.now += timeout
+        turn = self.turns.pop(0) if self.turns else []
+        return turn() if callable(turn) else turn
+
+    def assign(self, *partitions: int) -> None:
+        self.on_assign(self, [TopicPartition(TOPIC.name, p) for p in partitions])
+
+    def revoke(self, *partitions: int) -> None:
+        self.on_revoke(self, [TopicPartition(TOPIC.name, p) for p in partitions])
+        self.owned -= {*partitions}
+
+    def committed(self, partitions, timeout: float) -> list[TopicPartition]:
+        return [self.stored.get(p.partition, p) for p in partitions]
+
+    def incremental_assign(self, partitions) -> None:
+        self.starts |= {p.partition: p.offset for p in partitions}
+        self.owned |= {p.partition for p in partitions}
+
+    def assignment(self) -> list[TopicPartition]:
+        return [TopicPartition(TOPIC.name, partition) for partition in self.owned]
+
+    def pause(self, partitions) -> None:
+        self.paused |= {p.partition for p in partitions}
+
+    def resume(self, partitions) -> None:
+        self.paused -= {p.partition for p in partitions}
+
+    def get_watermark_offsets(self, partition, timeout: float) -> tuple[int, int]:
+        return 40, 90
+
+    def commit(self, offsets, asynchronous: bool) -> None:
+        if self.commit_errors:
+            raise self.commit_errors.pop(0)
+        self.commits.append({p.partition: p.offset for p in offsets})
+        self.stored |= {p.partition: p for p in offsets}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Delivered:
+    """What a producer's delivery report tells of the record."""
+
+    place: tuple[int | None, int | None]
+
+    def partition(self) -> int | None:
+        return self.place[0]
+
+    def offset(self) -> int | None:
+        return self.place[1]
+
+
+class FakeKafkaProducer:
+    """Keeps what is produced until `answer`; with `acks`, answers at once in `poll`."""
+
+    def __init__(self, *, acks: bool = True, refuses: Exception | None = None) -> None:
+        self.acks = acks
+        self.refuses = refuses
+        self.produced: list[tuple[str, bytes, bytes]] = []
+        self.headers: list[Any] = []
+        self.waiting: list[Any] = []
+        self.next_offset = 0
+        self.polls = 0
+
+    def produce(self, topic, value, key, *, headers=None, on_delivery) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.produced.append((topic, key, value))
+        self.headers.append(headers)
+        self.waiting.append(on_delivery)
+
+    def answer(self, error: int | None = None, offset: int | None = None) -> None:
+        """Report the oldest record that waits."""
+        place = (3, self.next_offset if offset is None else offset)
+        self.next_offset += 1
+        on_delivery = self.waiting.pop(0)
+        on_delivery(KafkaError(error) if error is not None else None, Delivered(place))
+
+    def poll(self, timeout: float) -> int:
+        self.polls += 1
+        while self.acks and self.waiting:
+            self.answer()
+        time.sleep(0.002)
+        return 0
+
+    def flush(self, timeout: float) -> int:
+        self.poll(timeout)
+        return len(self.waiting)
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+
+def refusal(code: str, status: int = 400) -> ClientError:
+    """An answer of DynamoDB that is an error; its text quotes a value, as AWS may."""
+    answer: Any = {
+        "Error": {"Code": code, "Message": "Secret-Value was not accepted"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+    return ClientError(answer, "UpdateItem")
+
+
+class FakeDynamoDB:
+    """A table as a dict: the model that the writes' own expressions are run on.
+
+    `troubles` are met by the next calls, one each; None lets one through. A trouble
+    in `lost_answers` is met after the write has landed.
+    """
+
+    def __init__(self) -> None:
+        self.items: dict[str, dict[str, Any]] = {}
+        self.troubles: list[Exception | None] = []
+        self.lost_answers: list[Exception | None] = []
+
+    def update_item(self, **call: Any) -> None:
+        if self.troubles and (trouble := self.troubles.pop(0)):
+            raise trouble
+        self._execute(call)
+        if self.lost_answers and (trouble := self.lost_answers.pop(0)):
+            raise trouble
+
+    def _execute(self, call: dict[str, Any]) -> None:
+        assert call["ConditionExpression"] == "attribute_not_exists(#f) OR #f < :f"
+        names = call["ExpressionAttributeNames"]
+        values = call["ExpressionAttributeValues"]
+        key = call["Key"]["PatientId"]["S"]
+        item = self.items.get(key, {"PatientId": {"S": key}})
+        fence = item.get(names["#f"], {"N": "-1"})
+        if int(fence["N"]) >= int(values[":f"]["N"]):
+            raise refusal("ConditionalCheckFailedException")
+        sets, _, removals = call["UpdateExpression"].partition(" REMOVE ")
+        for assignment in sets.removeprefix("SET ").split(", "):
+            name, value = assignment.split(" = ")
+            item[names[name]] = values[value]
+        for name in filter(None, removals.split(", ")):
+            item.pop(names[name], None)
+        self.items[key] = item

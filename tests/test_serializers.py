@@ -1,0 +1,150 @@
+"""The fields: what each takes, and that what the API takes the consumer takes."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rest_framework.exceptions import ValidationError
+
+from profiles import records, serializers
+from profiles.updates import Update
+from tests.fakes import record_of
+
+# Characters that JSON and the fields allow: no surrogates, no controls.
+CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"])
+
+
+def text(most: int) -> st.SearchStrategy[str]:
+    return st.text(CHARACTERS, min_size=1, max_size=most)
+
+
+VALID = {
+    "FirstName": text(100),
+    "LastName": text(100),
+    "DateOfBirth": st.dates().map(date.isoformat),
+    "Sex": st.sampled_from(["Female", "Male", "Other", "Unknown"]),
+    "IsPregnant": st.sampled_from([True, False, "True", "False"]),
+    "Email": st.sampled_from(["a@example.org", "john.doe+x@example.co.uk"]),
+    "Phone": text(32),
+    "Address": st.text(CHARACTERS | st.sampled_from("\n\r"), min_size=1, max_size=500),
+}
+BODIES = st.fixed_dictionaries(
+    {"PatientId": text(128) | st.integers(-(10**18), 10**18)},
+    optional={name: st.none() | values for name, values in VALID.items()},
+)
+
+
+def test_every_declared_field_is_tried():
+    assert {"PatientId", *VALID} == serializers.PatientProfile().fields.keys()
+
+
+@given(BODIES, st.booleans())
+def test_what_the_api_accepts_is_never_dead_lettered(body, escaped):
+    """And the consumer reads from the record the very update that was accepted."""
+    posted = json.dumps(body, ensure_ascii=escaped).encode()
+    update = serializers.parse(records.load_json(posted))
+    key, value = records.key_of(update.patient_id), records.value_of(update)
+    assert serializers.decode(record_of(value, key)) == update
+
+
+def test_the_largest_update_is_under_the_record_limit():
+    widest = "\N{GRINNING FACE}"
+    lengths = {"FirstName": 100, "LastName": 100, "Phone": 32, "Address": 500}
+    fields = {name: widest * most for name, most in lengths.items()}
+    update = serializers.parse({"PatientId": widest * 128, **fields})
+    assert len(records.value_of(update)) < records.MAX_VALUE_BYTES / 8
+
+
+def test_null_and_absent_are_kept_apart():
+    assert serializers.parse({"PatientId": "1", "Sex": None}).fields == {"Sex": None}
+    assert serializers.parse({"PatientId": "1"}).fields == {}
+
+
+def test_nothing_is_trimmed():
+    update = serializers.parse({"PatientId": " 1 ", "FirstName": " John "})
+    assert update == Update(" 1 ", {"FirstName": " John "})
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [(1, "1"), (-7, "-7"), (10**30, "1" + "0" * 30), ("01", "01")]
+)
+def test_an_integer_patient_id_is_taken_as_its_string(given, taken):
+    assert serializers.parse({"PatientId": given}).patient_id == taken
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [(True, "True"), (False, "False"), ("True", "True"), ("False", "False")],
+    ids=repr,
+)
+def test_is_pregnant_is_stored_as_a_word(given, stored):
+    update = serializers.parse({"PatientId": "1", "IsPregnant": given})
+    assert update.fields == {"IsPregnant": stored}
+
+
+def test_an_address_has_lines():
+    update = serializers.parse({"PatientId": "1", "Address": "1 High St\nLeeds"})
+    assert update.fields["Address"] == "1 High St\nLeeds"
+
+
+REFUSED = {
+    "PatientId": [
+        None,
+        "",
+        "x" * 129,
+        "a\x07",
+        "a\nb",
+        "a\x7f",
+        "a\x85",
+        1.5,
+        True,
+        [],
+    ],
+    "FirstName": ["", "x" * 101, "a\x00b", "a\nb", 5, 1.5, True, ["John"], {}],
+    "LastName": [5],
+    "DateOfBirth": [
+        "2024-02-30",
+        "1984-1-1",
+        "19840101",
+        "1984-W01-1",
+        "1984-01-01T00:00:00",
+        " 1984-01-01",
+        "0000-01-01",
+        "١٩٨٤-01-01",
+        19840101,
+    ],
+    "Sex": ["female", "F", "Female ", 1, True],
+    "IsPregnant": ["true", "off", "yes", "1", 1, 0, "Maybe"],
+    "Email": ["john", "john@", "a b@example.org", "x" * 250 + "@example.org", 1],
+    "Phone": ["1" * 33, 1234, "12\n34"],
+    "Address": ["x" * 501, "a\tb", "a\x00b", {}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in REFUSED.items() for value in values],
+    ids=repr,
+)
+def test_a_bad_value_is_refused_by_its_fields_name(name, value):
+    with pytest.raises(ValidationError) as refused:
+        serializers.parse({"PatientId": "1", name: value})
+    assert {*refused.value.detail} == {name}
+
+
+def test_all_bad_fields_are_named_at_once():
+    with pytest.raises(ValidationError) as refused:
+        serializers.parse({"Sex": "x", "Shoe": 44, "patientid": "1"})
+    assert {*refused.value.detail} == {"PatientId", "Sex", "Shoe", "patientid"}
+
+
+@pytest.mark.parametrize("name", ["PatientId", "Sex", "DateOfBirth", "Email", "Phone"])
+def test_a_refusal_quotes_no_value(name):
+    value = "Secret-\x07" + "x" * 600
+    with pytest.raises(ValidationError) as refused:
+        serializers.parse({"PatientId": "1", name: value})
+    assert "Secret" not in str(refused.value)
