@@ -25,7 +25,7 @@ from confluent_kafka import (
 
 from profiles import serializers
 from profiles.records import DeadLetter, Headers, InvalidRecord, Record
-from profiles.topics import KafkaUnavailable, Topic
+from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed
 from profiles.updates import MergedUpdate, Source, merge
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,6 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 GIVE_UP_S = 5.0
 WATCH_S = 2.0
-COMMITTED_TIMEOUT_S = 10.0
-PATIENCE_S = 60.0
 
 
 class StartOver(Exception):
@@ -332,20 +330,19 @@ class ProfileConsumer:
 
     def _on_assign(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
         self._insist_on_topic()
-        committed = kafka.committed(partitions, timeout=COMMITTED_TIMEOUT_S)
-        starts = [self._start(partition) for partition in committed]
+        starts = [self._start(place) for place in committed(kafka, partitions)]
         kafka.incremental_assign(starts)
         if self._waiting:
             kafka.pause(starts)
         self._owned |= {start.partition for start in starts}
         log.info("assigned: %s", {start.partition: start.offset for start in starts})
 
-    def _start(self, committed: TopicPartition) -> TopicPartition:
+    def _start(self, place: TopicPartition) -> TopicPartition:
         """Where to begin: no committed offset of this topic means its beginning."""
-        foreign = committed.metadata not in (None, "", self._topic.id)
-        if committed.offset < 0 or foreign:
-            committed.offset = OFFSET_BEGINNING
-        return TopicPartition(committed.topic, committed.partition, committed.offset)
+        foreign = place.metadata not in (None, "", self._topic.id)
+        begin = place.offset < 0 or foreign
+        offset = OFFSET_BEGINNING if begin else place.offset
+        return TopicPartition(place.topic, place.partition, offset)
 
     def _on_revoke(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {partition.partition for partition in partitions}

@@ -28,6 +28,8 @@ DESCRIBE_TIMEOUT_S = 2.0
 WATCH_S = 2.0
 SILENCE_S = 6.0
 READ_TIMEOUT_S = 5.0
+PATIENCE_S = 60.0
+"""How long a broker's restart or a coordinator's move is sat out."""
 
 
 class KafkaUnavailable(Exception):
@@ -99,6 +101,22 @@ def _unavailable(name: str, error: KafkaError) -> Exception:
     return KafkaUnavailable(f"Kafka does not answer ({error.name()})")
 
 
+def committed(group: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+    """What the group committed there; sits out a coordinator that moves.
+
+    Raises KafkaUnavailable after PATIENCE_S.
+    """
+    patient_until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return group.committed(places, timeout=READ_TIMEOUT_S)
+        except KafkaException as error:
+            name = error.args[0].name()
+            if time.monotonic() > patient_until:
+                raise KafkaUnavailable(f"Kafka does not answer ({name})") from None
+        time.sleep(0.5)
+
+
 def all_read(group: Consumer, topic: str, partitions: Collection[int]) -> bool:
     """Whether the group has committed these partitions to their end.
 
@@ -106,7 +124,7 @@ def all_read(group: Consumer, topic: str, partitions: Collection[int]) -> bool:
     ListOffsets misleads on some brokers, and after control records.
     """
     places = [TopicPartition(topic, partition) for partition in partitions]
-    for place in group.committed(places, timeout=READ_TIMEOUT_S):
+    for place in committed(group, places):
         start = place.offset if place.offset >= 0 else OFFSET_BEGINNING
         group.incremental_assign([TopicPartition(topic, place.partition, start)])
     try:

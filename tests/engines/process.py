@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -52,6 +52,8 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
 class Engine:
     """Keeps its port and its directory over any number of starts."""
 
+    environ: Mapping[str, str] | None = None  # this process's own
+
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self.directory = directory
@@ -87,6 +89,7 @@ class Engine:
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603
                 [*dies_with_us, *self.command()],
+                env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,176 @@
+"""The service as its users run it: real engines, and our commands as processes.
+
+Out: addresses, and processes to start, kill and ask. Imports nothing of the product:
+all goes over the wire or through `manage.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import requests
+
+from tests.engines.process import Engine, free_port
+from tests.engines.real import DynamoDBLocal, KafkaCluster
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+ROOT = Path(__file__).resolve().parent.parent
+MANAGE = [sys.executable, str(ROOT / "manage.py")]
+TABLE = "patient-profile"
+
+
+class Web(Engine):
+    """The web process, under the production server."""
+
+    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
+        super().__init__("web", directory)
+        self.port = free_port()
+        self.environ = {**environ, "PORT": str(self.port)}
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [*MANAGE, "serve"]
+
+    def is_ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+
+class Member(Engine):
+    """One consumer of the group."""
+
+    def __init__(self, directory: Path, environ: Mapping[str, str], name: str) -> None:
+        super().__init__(name, directory)
+        self.environ = environ
+
+    def command(self) -> list[str]:
+        return [*MANAGE, "consume_profiles"]
+
+    def is_ready(self) -> bool:
+        return b"assigned" in self.log.read_bytes()
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A pair of engines, provisioned, and the environment that points at them."""
+
+    directory: Path
+    environ: Mapping[str, str]
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return self.environ["KAFKA_BOOTSTRAP_SERVERS"]
+
+    def web(self) -> Web:
+        return Web(self.directory, self.environ)
+
+    def member(self, name: str = "consumer") -> Member:
+        return Member(self.directory, self.environ, name)
+
+    def manage(self, *arguments: str, timeout_s: float = 60) -> str:
+        """Run a command to its end; raises where it fails."""
+        return subprocess.run(
+            [*MANAGE, *arguments],
+            env=self.environ,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=timeout_s,
+        ).stdout
+
+    def catch_up(self) -> None:
+        """Return once the group has applied everything that is on the topic."""
+        self.manage("consume_profiles", "--until-caught-up")
+
+    def items(self) -> dict[str, dict[str, str]]:
+        """The whole table by PatientId, each attribute as its text."""
+        pages = (
+            self.dynamodb()
+            .get_paginator("scan")
+            .paginate(TableName=TABLE, ConsistentRead=True)
+        )
+        rows = [
+            {name: str(next(iter(value.values()))) for name, value in item.items()}
+            for page in pages
+            for item in page["Items"]
+        ]
+        return {row["PatientId"]: row for row in rows}
+
+    def dynamodb(self) -> DynamoDBClient:
+        return boto3.client(
+            "dynamodb",
+            endpoint_url=self.environ["DYNAMODB_ENDPOINT_URL"],
+            region_name="us-east-1",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+
+
+@contextmanager
+def embedded(directory: Path) -> Iterator[Stack]:
+    """The engines of `make run`."""
+    kafka, dynamodb = free_port(), free_port()
+    engines = _Embedded(directory, kafka, dynamodb)
+    with engines:
+        yield _stack(directory, f"127.0.0.1:{kafka}", f"http://127.0.0.1:{dynamodb}")
+
+
+@contextmanager
+def real(directory: Path) -> Iterator[Stack]:
+    """Apache Kafka and Amazon's DynamoDB Local."""
+    with ExitStack() as engines:
+        kafka = engines.enter_context(KafkaCluster(directory))
+        dynamodb = engines.enter_context(DynamoDBLocal(directory))
+        stack = _stack(directory, kafka.bootstrap_servers, dynamodb.endpoint_url)
+        stack.manage("provision")
+        yield stack
+
+
+class _Embedded(Engine):
+    def __init__(self, directory: Path, kafka: int, dynamodb: int) -> None:
+        super().__init__("embedded", directory)
+        ports = {"KAFKA_PORT": str(kafka), "DYNAMODB_PORT": str(dynamodb)}
+        self.environ = {**_environ(directory), **ports}
+
+    def command(self) -> list[str]:
+        return [*MANAGE, "run_local", "--engines-only"]
+
+    def is_ready(self) -> bool:
+        return b"Ready" in self.log.read_bytes()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _stack(directory: Path, bootstrap_servers: str, endpoint_url: str) -> Stack:
+    environ = {
+        **_environ(directory),
+        "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,
+        "KAFKA_CONFIG": '{"session.timeout.ms": 3000, "heartbeat.interval.ms": 500}',
+        "DYNAMODB_ENDPOINT_URL": endpoint_url,
+    }
+    return Stack(directory, environ)
+
+
+def _environ(directory: Path) -> dict[str, str]:
+    """Ours, less all that could name somebody else's Kafka or DynamoDB."""
+    foreign = ("AWS_", "DJANGO_", "DYNAMODB_", "KAFKA_", "PORT")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    return {
+        **kept,
+        "DJANGO_DEBUG": "1",
+        "PYTHONUNBUFFERED": "1",
+        "VAR_DIR": str(directory / "var"),
+    }
