@@ -248,7 +248,8 @@ class ProfileConsumer:
             self._kafka.pause(self._kafka.assignment())
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self._backlog += self._kafka.consume(BATCH_RECORDS, min(left, 0.5))
+            arrived = self._kafka.consume(BATCH_RECORDS, min(left, 0.5))
+            self._backlog += arrived  # not in one: a revocation in there replaces it
             if self._stop_by is not None:
                 break
         self._watch_topic()

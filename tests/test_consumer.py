@@ -1,0 +1,568 @@
+"""The consumer: a batch is applied, or waited for, and only then committed.
+
+Time stands still but for what the fake consumer's `consume` and `sleep` pass.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiles import consumer, items
+from profiles.consumer import ProfileConsumer, RecordsMissing, StartOver
+from profiles.topics import KafkaUnavailable, Topic
+from profiles.upserts import StoreRefused, Table
+from tests.fakes import (
+    SOURCE,
+    TOPIC,
+    Clock,
+    FakeDynamoDB,
+    FakeKafkaConsumer,
+    FakeMessage,
+    message,
+    refusal,
+    update_at,
+)
+
+RECREATED = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
+BAD = {
+    "not JSON": b"{",
+    "null": b"null",
+    "no value": None,
+    "an unknown field": b'{"PatientId":"1","Shoe":"44"}',
+    "another key": b'{"PatientId":"2"}',
+}
+
+
+class World:
+    """A consumer with fakes all round; nothing happens before `turn`."""
+
+    def __init__(
+        self, clock: Clock, turns: list[Any], table: FakeDynamoDB | None = None
+    ) -> None:
+        self.kafka = FakeKafkaConsumer(clock, turns)
+        self.table = table or FakeDynamoDB()
+        self.topics: list[Topic | Exception] = []
+        self.letters: list[tuple[int, str]] = []
+        self.letters_refused = 0
+        kafka: Any = self.kafka
+        client: Any = self.table
+        self.consumer = ProfileConsumer(
+            kafka, self.topic, Table(client, "t").apply, self.dead_letter
+        )
+        self.turn = self.consumer.turn
+        self.kafka.subscribe(
+            [], self.consumer._on_assign, self.consumer._on_revoke, None
+        )
+
+    def topic(self) -> Topic:
+        """What is in `topics`, once each; then the topic as it was."""
+        answer = self.topics.pop(0) if self.topics else TOPIC
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def dead_letter(self, letters):
+        if self.letters_refused:
+            self.letters_refused -= 1
+            return [*letters]
+        self.letters += [(each.record.offset, each.reason.code) for each in letters]
+        return []
+
+    def shown(self) -> dict[str, str]:
+        return names(self.table, "1")
+
+
+def names(table: FakeDynamoDB, patient: str) -> dict[str, str]:
+    profile = items.profile(table.items[patient])
+    return {name: profile[name] for name in profile if name.endswith("Name")}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(consumer, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def world(clock):
+    """Makes a world that owns partition 0 and is then given these turns."""
+
+    def make(*turns: Any) -> World:
+        world = World(clock, [*turns])
+        world.kafka.assign(0)
+        return world
+
+    return make
+
+
+def end(partition: int = 0) -> FakeMessage:
+    eof = KafkaError._PARTITION_EOF
+    return FakeMessage(9, partition=partition, error=eof)
+
+
+def not_committed() -> Exception:
+    return KafkaException(KafkaError(KafkaError.REQUEST_TIMED_OUT))
+
+
+def throttled() -> Exception:
+    return refusal("ThrottlingException")
+
+
+# Commit after write
+
+
+def test_a_batch_is_applied_and_then_committed(world):
+    w = world([message(4, FirstName="John"), message(5, LastName="Doe")])
+    w.turn()
+    assert w.shown() == {"FirstName": "John", "LastName": "Doe"}
+    assert w.kafka.commits == [{0: 6}]
+
+
+def test_the_write_comes_before_the_commit(world):
+    w = world([message(0, FirstName="John")])
+    w.kafka.commit = lambda offsets, asynchronous: order.append([*w.table.items])
+    order: list[list[str]] = []
+    w.turn()
+    assert order == [["1"]]
+
+
+def test_every_partition_is_committed_after_its_last_record(world):
+    w = world([message(4), message(7, "2", partition=3), message(5)])
+    w.turn()
+    assert w.kafka.commits == [{0: 6, 3: 8}]
+
+
+def test_the_commit_names_the_topic_id(world):
+    w = world([message(0)])
+    w.turn()
+    assert w.kafka.stored[0].metadata == TOPIC.id
+
+
+def test_an_empty_turn_commits_nothing(world):
+    w = world([])
+    w.turn()
+    assert w.kafka.commits == []
+
+
+def test_a_throttled_write_commits_nothing_until_it_is_applied(world):
+    committed_meanwhile = []
+    w = world([message(0, FirstName="John")])
+    w.kafka.turns += [lambda: committed_meanwhile.extend(w.kafka.commits) or []]
+    w.table.troubles = [throttled()]
+    w.turn()
+    assert committed_meanwhile == []
+    assert w.shown() == {"FirstName": "John"}
+    assert w.kafka.commits == [{0: 1}]
+
+
+def test_a_refused_write_stops_the_consumer_and_commits_nothing(world):
+    w = world([message(0)])
+    w.table.troubles = [refusal("AccessDeniedException")]
+    with pytest.raises(StoreRefused):
+        w.turn()
+    assert w.kafka.commits == []
+
+
+def test_only_what_is_left_is_tried_again(world):
+    w = world([message(0, "1"), message(1, "2"), message(2, "3")])
+    w.table.troubles = [None, throttled(), None, throttled()]
+    w.turn()
+    assert {*w.table.items} == {"1", "2", "3"}
+    assert w.kafka.commits == [{0: 3}]
+
+
+def test_a_commit_that_fails_is_due_again_in_the_next_turn(world):
+    w = world([message(0)], [])
+    w.kafka.commit_errors = [not_committed()]
+    w.turn()
+    assert w.kafka.commits == []
+    assert not w.consumer.caught_up
+    w.turn()
+    assert w.kafka.commits == [{0: 1}]
+
+
+# Dead letters
+
+
+@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("value", BAD.values(), ids=BAD.keys())
+def test_a_poison_record_anywhere_in_a_batch_holds_up_nothing(world, position, value):
+    batch = [message(offset, FirstName=f"at {offset}") for offset in range(4)]
+    batch[position] = FakeMessage(position, value)
+    w = world(batch)
+    w.turn()
+    assert [offset for offset, _ in w.letters] == [position]
+    assert w.shown() == {"FirstName": "at 2" if position == 3 else "at 3"}
+    assert w.kafka.commits == [{0: 4}]
+
+
+@pytest.mark.parametrize(
+    "timestamp", [(0, 5), (1, -1), (2, 2**63 - 1)], ids=["absent", "negative", "huge"]
+)
+def test_a_record_without_a_moment_is_a_dead_letter(world, timestamp):
+    w = world([FakeMessage(0, b'{"PatientId":"1"}', timestamp=timestamp)])
+    w.turn()
+    assert w.letters == [(0, "bad_timestamp")]
+
+
+def test_a_dead_letter_that_is_not_acknowledged_commits_nothing(world):
+    committed_meanwhile = []
+    w = world([message(0), FakeMessage(1, b"{")])
+    w.kafka.turns += [lambda: committed_meanwhile.extend(w.kafka.commits) or []]
+    w.letters_refused = 1
+    w.turn()
+    assert committed_meanwhile == []
+    assert w.letters == [(1, "not_json")]
+    assert w.kafka.commits == [{0: 2}]
+
+
+# Waiting for the store
+
+
+def test_while_waiting_the_assignment_is_paused_and_then_resumed(world):
+    paused_meanwhile = []
+    w = world([message(0)])
+    w.kafka.turns += [lambda: paused_meanwhile.append({*w.kafka.paused}) or []]
+    w.table.troubles = [throttled()]
+    w.turn()
+    assert paused_meanwhile == [{0}]
+    assert w.kafka.paused == set()
+
+
+def test_records_that_arrive_while_waiting_are_kept_for_the_next_turn(world):
+    w = world([message(0, FirstName="John")], [message(1, LastName="Doe")])
+    w.table.troubles = [throttled()]
+    w.turn()
+    assert w.shown() == {"FirstName": "John"}
+    assert w.kafka.commits == [{0: 1}]
+    assert not w.consumer.caught_up
+    w.turn()
+    assert w.shown() == {"FirstName": "John", "LastName": "Doe"}
+    assert w.kafka.commits == [{0: 1}, {0: 2}]
+
+
+def test_a_partition_assigned_while_waiting_is_paused_and_resumed_with_the_rest(world):
+    paused_meanwhile = []
+
+    def assign():
+        w.kafka.assign(5)
+        paused_meanwhile.append({*w.kafka.paused})
+        return [message(0, "2", partition=5)]
+
+    w = world([message(0)], assign)
+    w.table.troubles = [throttled()]
+    w.turn()
+    assert paused_meanwhile == [{0, 5}]
+    assert w.kafka.paused == set()
+    w.turn()
+    assert {*w.table.items} == {"1", "2"}
+
+
+def test_a_pause_that_outlived_a_revocation_is_lifted(world):
+    def lose_and_regain():
+        w.kafka.revoke(0)
+        w.kafka.assign(0)
+        return []
+
+    w = world([message(0), message(0, "2", partition=3)], lose_and_regain)
+    w.kafka.assign(3)
+    w.table.troubles = [throttled(), throttled()]
+    w.turn()
+    assert w.kafka.paused == set()
+
+
+def test_a_revoked_partition_is_dropped_from_batch_backlog_and_commit(world):
+    def revoke():
+        w.kafka.revoke(3)
+        return [message(1, FirstName="later")]
+
+    w = world(
+        [message(0), message(8, "3", partition=3), FakeMessage(9, b"{", partition=3)],
+        [message(10, "4", partition=3)],
+        revoke,
+    )
+    w.kafka.assign(3)
+    w.letters_refused = 100
+    w.table.troubles = [throttled()] * 4
+    w.turn()
+    w.turn()
+    assert {*w.table.items} == {"1"}
+    assert w.letters == []
+    assert w.kafka.commits == [{0: 1}, {0: 2}]
+
+
+def test_what_is_due_for_a_revoked_partition_is_not_committed(world):
+    def revoke():
+        w.kafka.revoke(3)
+        return []
+
+    w = world([message(0), message(7, "3", partition=3)], revoke)
+    w.kafka.commit_errors = [not_committed()]
+    w.turn()
+    w.turn()
+    assert w.kafka.commits == [{0: 1}]
+
+
+def test_the_pauses_between_tries_grow_up_to_a_bound(world, clock):
+    w = world([message(0)])
+    moments = []
+
+    def remember(**call):
+        moments.append(clock.now)
+        if len(moments) < 12:
+            raise throttled()
+
+    w.table.update_item = remember
+    w.turn()
+    pauses = [later - sooner for sooner, later in pairwise(moments)]
+    assert pauses[0] <= consumer.FIRST_PAUSE_S
+    assert consumer.LONGEST_PAUSE_S / 2 <= pauses[-1] <= consumer.LONGEST_PAUSE_S
+
+
+# Stopping
+
+
+def test_stop_finishes_the_batch_it_has(world):
+    w = world([message(0)])
+    w.table.troubles = [throttled()]
+    w.kafka.turns += [lambda: w.consumer.stop() or []]
+    w.consumer.run(until=lambda: False)
+    assert w.kafka.commits == [{0: 1}]
+    assert w.kafka.closed
+
+
+def test_stop_gives_up_uncommitted_what_it_can_not_finish_in_time(world, clock):
+    w = world([message(0)])
+    w.table.troubles = [throttled()] * 10_000
+    w.kafka.turns += [lambda: w.consumer.stop() or []]
+    started = clock.now
+    w.consumer.run(until=lambda: False)
+    assert clock.now - started < 10
+    assert w.kafka.commits == []
+    assert w.kafka.closed
+
+
+def test_a_failure_leaves_the_group(world):
+    w = world([message(0)])
+    w.table.troubles = [refusal("AccessDeniedException")]
+    with pytest.raises(StoreRefused):
+        w.consumer.run(until=lambda: False)
+    assert w.kafka.closed
+
+
+# Where to begin
+
+
+def test_without_a_committed_offset_a_partition_is_read_from_its_beginning(world):
+    w = world()
+    assert w.kafka.starts == {0: OFFSET_BEGINNING}
+
+
+@pytest.mark.parametrize("metadata", [TOPIC.id, ""], ids=repr)
+def test_a_committed_offset_is_gone_on_from(world, metadata):
+    w = world()
+    w.kafka.stored[4] = TopicPartition(TOPIC.name, 4, 17, metadata=metadata)
+    w.kafka.assign(4)
+    assert w.kafka.starts[4] == 17
+
+
+def test_an_offset_committed_of_another_incarnation_of_the_topic_counts_for_nothing(
+    world,
+):
+    w = world()
+    w.kafka.stored[4] = TopicPartition(TOPIC.name, 4, 17, metadata="topic-0")
+    w.kafka.assign(4)
+    assert w.kafka.starts[4] == OFFSET_BEGINNING
+
+
+# The end
+
+
+def test_a_partition_is_caught_up_at_its_end(world):
+    w = world([message(8)], [end()], [message(9)])
+    w.turn()
+    assert not w.consumer.caught_up
+    w.turn()
+    assert w.consumer.caught_up
+    w.turn()
+    assert not w.consumer.caught_up
+
+
+def test_all_owned_partitions_have_to_be_at_their_end(world):
+    w = world([end(0)], [end(5)])
+    w.kafka.assign(5)
+    w.turn()
+    assert not w.consumer.caught_up
+    w.turn()
+    assert w.consumer.caught_up
+    assert w.consumer.owned == {0, 5}
+
+
+def test_a_revoked_partition_is_no_longer_waited_for(world):
+    w = world([end(0)])
+    w.kafka.assign(5)
+    w.turn()
+    w.kafka.revoke(5)
+    assert w.consumer.caught_up
+
+
+# What Kafka tells
+
+
+LOST = [KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE]
+
+
+@pytest.mark.parametrize("code", LOST)
+def test_records_that_are_gone_stop_the_consumer_with_the_gap(world, code):
+    w = world([FakeMessage(17, error=code)])
+    with pytest.raises(RecordsMissing, match=r"offsets 40 to 90, .* go on at 17"):
+        w.turn()
+    assert w.kafka.commits == []
+
+
+@pytest.mark.parametrize("code", LOST)
+def test_a_lost_position_on_a_recreated_topic_is_no_gap(world, code):
+    w = world([FakeMessage(17, error=code)])
+    w.topics = [RECREATED]
+    with pytest.raises(StartOver):
+        w.turn()
+
+
+def test_being_forbidden_stops_the_consumer(world):
+    w = world([FakeMessage(0, error=KafkaError.TOPIC_AUTHORIZATION_FAILED)])
+    with pytest.raises(KafkaException):
+        w.turn()
+
+
+def test_a_passing_error_is_logged_and_lived_with(world, caplog):
+    w = world([FakeMessage(0, error=KafkaError._TRANSPORT), message(0)])
+    w.turn()
+    assert w.kafka.commits == [{0: 1}]
+    assert "_TRANSPORT" in caplog.text
+
+
+# The topic's identity
+
+
+def test_refusals_count_as_applied_only_while_the_topic_is_the_same(world):
+    w = world([message(0)])
+    w.table.update_item(**items.upsert("t", update_at(5)))
+    w.turn()
+    assert w.kafka.commits == [{0: 1}]
+
+
+def test_a_refusal_on_a_recreated_topic_starts_over_with_nothing_committed(world):
+    w = world([message(0, FirstName="new")])
+    w.table.update_item(**items.upsert("t", update_at(5)))
+    w.topics = [RECREATED]
+    with pytest.raises(StartOver):
+        w.turn()
+    assert w.kafka.commits == []
+
+
+def test_a_refusal_waits_for_kafka_to_tell_the_topic(world):
+    w = world([message(0)])
+    w.table.update_item(**items.upsert("t", update_at(5)))
+    w.topics = [KafkaUnavailable("away"), KafkaUnavailable("away")]
+    w.turn()
+    assert w.topics == []
+    assert w.kafka.commits == [{0: 1}]
+
+
+def test_a_recreated_topic_is_noticed_before_the_next_batch(world, clock):
+    w = world([message(0)])
+    w.topics = [RECREATED]
+    clock.now += consumer.WATCH_S + 0.1
+    with pytest.raises(StartOver):
+        w.turn()
+    assert w.table.items == {}
+
+
+def test_a_recreated_topic_is_noticed_at_assignment(world):
+    w = world()
+    w.topics = [RECREATED]
+    with pytest.raises(StartOver):
+        w.kafka.assign(4)
+    assert 4 not in w.kafka.starts
+
+
+def test_kafkas_short_absence_at_assignment_is_sat_out(world):
+    w = world()
+    w.topics = [KafkaUnavailable("away")] * 3
+    w.kafka.assign(4)
+    assert w.kafka.starts[4] == OFFSET_BEGINNING
+
+
+def test_kafkas_long_absence_at_assignment_stops_the_consumer(world):
+    w = world()
+    w.topics = [KafkaUnavailable("away")] * 200
+    with pytest.raises(KafkaUnavailable):
+        w.kafka.assign(4)
+
+
+# All of it
+
+
+NAMES = st.dictionaries(
+    st.sampled_from(["FirstName", "LastName"]), st.none() | st.sampled_from("xyz")
+)
+MAYBE_THROTTLED = st.lists(st.none() | st.just(throttled()), max_size=3)
+MAYBE_LOST = st.lists(st.none() | st.just(refusal("InternalError", 500)), max_size=3)
+MAYBE_REFUSED = st.lists(st.just(refusal("AccessDeniedException")), max_size=1)
+
+
+def fold(posted):
+    profiles: dict[str, dict[str, str]] = {}
+    for who, fields in posted:
+        profile = {**profiles.get(who, {}), **fields}
+        profiles[who] = {name: profile[name] for name in profile if profile[name]}
+    return profiles
+
+
+@given(st.lists(st.tuples(st.sampled_from("12"), NAMES), max_size=10), st.data())
+def test_whatever_fails_every_update_takes_effect_once_and_in_order(posted, data):
+    """Each turn is a consumer of its own, that begins where the last one committed."""
+    log = [message(i, who, **fields) for i, (who, fields) in enumerate(posted)]
+    table, done = FakeDynamoDB(), 0
+    while done < len(log):
+        clock = Clock()
+        table.troubles = data.draw(MAYBE_THROTTLED) + data.draw(MAYBE_REFUSED)
+        table.lost_answers = data.draw(MAYBE_LOST)
+        w = World(clock, [log[done : done + data.draw(st.integers(1, 4))]], table)
+        if data.draw(st.booleans()):
+            w.kafka.commit_errors = [not_committed()]
+        with pytest.MonkeyPatch.context() as patch, suppress(StoreRefused):
+            patch.setattr(consumer, "time", clock)
+            w.turn()
+        done = max([done, *(offsets[0] for offsets in w.kafka.commits)])
+    assert {who: names(table, who) for who in table.items} == fold(posted)
+
+
+def test_no_log_line_shows_a_value(world, caplog):
+    caplog.set_level(logging.DEBUG)
+    w = world(
+        [
+            message(0, FirstName="Secret"),
+            message(1, "2", FirstName="Secret", Shoe="Secret"),
+            FakeMessage(2, b'{"Secret"'),
+        ]
+    )
+    w.table.troubles = [throttled()]
+    w.turn()
+    assert "batch: applied=1" in caplog.text
+    assert "Secret" not in caplog.text
+
+
+def test_the_source_of_a_record_is_the_topic_as_it_was_at_the_start(world):
+    w = world([message(3)])
+    w.turn()
+    assert items.fences(w.table.items["1"]) == {items.fence_name(SOURCE): 3}
