@@ -29,9 +29,7 @@ class EnginesUnavailable(Exception):
 def java() -> str:
     """The path of a Java that is new enough for both engines."""
     path = _program("java", f"install a JDK of version {OLDEST_JAVA} or newer")
-    shown = subprocess.run(  # noqa: S603
-        [path, "--version"], capture_output=True, text=True
-    )
+    shown = subprocess.run([path, "--version"], capture_output=True, text=True)
     version = re.search(r"\d+", shown.stdout)
     if shown.returncode != 0 or version is None or int(version[0]) < OLDEST_JAVA:
         raise EnginesUnavailable(
@@ -80,9 +78,7 @@ def _copy_dependencies(engine: str, folder: Path) -> None:
     mvn = _program("mvn", "install Maven")
     command = [mvn, "-B", "-q", "-f", str(POM), "-P", engine]
     copy = ["dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
-    done = subprocess.run(  # noqa: S603
-        [*command, *copy], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, *copy], capture_output=True, text=True)
     if done.returncode != 0:
         error = re.search(r"\[ERROR\] (.*)", done.stdout + done.stderr)
         raise EnginesUnavailable(

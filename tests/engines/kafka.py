@@ -49,7 +49,7 @@ class Broker(Engine):
         tool = ["kafka.tools.StorageTool", "format"]
         options = [f"--cluster-id={cluster_id}", f"--config={self._properties}"]
         with self.log.open("ab") as log:
-            subprocess.run(  # noqa: S603
+            subprocess.run(
                 [*self._java(), *tool, *options], check=True, stdout=log, stderr=log
             )
 
@@ -185,7 +185,7 @@ def _cluster_properties(brokers: int) -> dict[str, object]:
 def murmur2_partitions(keys: Iterable[bytes], partitions: int) -> list[int]:
     """The partition that Kafka's own Java producer picks for each key."""
     program = Path(__file__).with_name("Murmur2Partition.java")
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [*jvm("kafka"), str(program), str(partitions)],
         input="".join(f"{key.hex()}\n" for key in keys),
         capture_output=True,

@@ -25,7 +25,7 @@ _handed_out: set[int] = set()
 def free_port() -> int:
     """A port below the ephemeral range: no client's socket takes it between runs."""
     while True:
-        port = random.randrange(20_000, 32_000)  # noqa: S311
+        port = random.randrange(20_000, 32_000)
         if port not in _handed_out and is_free(port):
             _handed_out.add(port)
             return port
@@ -87,7 +87,7 @@ class Engine:
         )  # Linux only; elsewhere the owner must stop it
         dies_with_us = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         with self.log.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603
+            return subprocess.Popen(
                 [*dies_with_us, *self.command()],
                 env=self.environ,
                 stdin=subprocess.DEVNULL,

@@ -65,7 +65,7 @@ def client(dynamodb: DynamoDBLocal) -> DynamoDBClient:
         endpoint_url=dynamodb.endpoint_url,
         region_name="us-east-1",
         aws_access_key_id="test",
-        aws_secret_access_key="test",  # noqa: S106
+        aws_secret_access_key="test",
     )
 
 
@@ -149,7 +149,7 @@ def test_the_engines_end_with_an_owner_that_was_killed():
 
 def test_the_command_ends_when_its_input_does():
     command = [sys.executable, "-m", "tests.engines.real"]
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         command, cwd=CHECKOUT, input=b"", capture_output=True, timeout=60
     )
     assert done.returncode == 0
