@@ -102,7 +102,7 @@ class FakeKafkaConsumer:
     def consume(self, number: int, timeout: float) -> list[Any]:
         self.clock.now += timeout
         turn = self.turns.pop(0) if self.turns else []
-        return turn() if callable(turn) else turn
+        return (turn() or []) if callable(turn) else turn
 
     def assign(self, *partitions: int) -> None:
         self.on_assign(self, [TopicPartition(TOPIC.name, p) for p in partitions])

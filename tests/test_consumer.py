@@ -55,7 +55,7 @@ class World:
         kafka: Any = self.kafka
         client: Any = self.table
         self.consumer = ProfileConsumer(
-            kafka, self.topic, Table(client, "t").apply, self.dead_letter
+            kafka, self.topic, "store", Table(client, "t").apply, self.dead_letter
         )
         self.turn = self.consumer.turn
         self.kafka.subscribe(
@@ -154,12 +154,12 @@ def test_an_empty_turn_commits_nothing(world):
 
 
 def test_a_throttled_write_commits_nothing_until_it_is_applied(world):
-    committed_meanwhile = []
+    committed_meanwhile: list[Any] = []
     w = world([message(0, FirstName="John")])
-    w.kafka.turns += [lambda: committed_meanwhile.extend(w.kafka.commits) or []]
+    w.kafka.turns += [lambda: committed_meanwhile.append([*w.kafka.commits])]
     w.table.troubles = [throttled()]
     w.turn()
-    assert committed_meanwhile == []
+    assert committed_meanwhile == [[]]
     assert w.shown() == {"FirstName": "John"}
     assert w.kafka.commits == [{0: 1}]
 
@@ -215,12 +215,12 @@ def test_a_record_without_a_moment_is_a_dead_letter(world, timestamp):
 
 
 def test_a_dead_letter_that_is_not_acknowledged_commits_nothing(world):
-    committed_meanwhile = []
+    committed_meanwhile: list[Any] = []
     w = world([message(0), FakeMessage(1, b"{")])
-    w.kafka.turns += [lambda: committed_meanwhile.extend(w.kafka.commits) or []]
+    w.kafka.turns += [lambda: committed_meanwhile.append([*w.kafka.commits])]
     w.letters_refused = 1
     w.turn()
-    assert committed_meanwhile == []
+    assert committed_meanwhile == [[]]
     assert w.letters == [(1, "not_json")]
     assert w.kafka.commits == [{0: 2}]
 
@@ -229,9 +229,9 @@ def test_a_dead_letter_that_is_not_acknowledged_commits_nothing(world):
 
 
 def test_while_waiting_the_assignment_is_paused_and_then_resumed(world):
-    paused_meanwhile = []
+    paused_meanwhile: list[Any] = []
     w = world([message(0)])
-    w.kafka.turns += [lambda: paused_meanwhile.append({*w.kafka.paused}) or []]
+    w.kafka.turns += [lambda: paused_meanwhile.append({*w.kafka.paused})]
     w.table.troubles = [throttled()]
     w.turn()
     assert paused_meanwhile == [{0}]
@@ -251,7 +251,7 @@ def test_records_that_arrive_while_waiting_are_kept_for_the_next_turn(world):
 
 
 def test_a_partition_assigned_while_waiting_is_paused_and_resumed_with_the_rest(world):
-    paused_meanwhile = []
+    paused_meanwhile: list[Any] = []
 
     def assign():
         w.kafka.assign(5)
@@ -271,7 +271,6 @@ def test_a_pause_that_outlived_a_revocation_is_lifted(world):
     def lose_and_regain():
         w.kafka.revoke(0)
         w.kafka.assign(0)
-        return []
 
     w = world([message(0), message(0, "2", partition=3)], lose_and_regain)
     w.kafka.assign(3)
@@ -303,7 +302,6 @@ def test_a_revoked_partition_is_dropped_from_batch_backlog_and_commit(world):
 def test_what_is_due_for_a_revoked_partition_is_not_committed(world):
     def revoke():
         w.kafka.revoke(3)
-        return []
 
     w = world([message(0), message(7, "3", partition=3)], revoke)
     w.kafka.commit_errors = [not_committed()]
@@ -334,7 +332,7 @@ def test_the_pauses_between_tries_grow_up_to_a_bound(world, clock):
 def test_stop_finishes_the_batch_it_has(world):
     w = world([message(0)])
     w.table.troubles = [throttled()]
-    w.kafka.turns += [lambda: w.consumer.stop() or []]
+    w.kafka.turns += [w.consumer.stop]
     w.consumer.run(until=lambda: False)
     assert w.kafka.commits == [{0: 1}]
     assert w.kafka.closed
@@ -343,7 +341,7 @@ def test_stop_finishes_the_batch_it_has(world):
 def test_stop_gives_up_uncommitted_what_it_can_not_finish_in_time(world, clock):
     w = world([message(0)])
     w.table.troubles = [throttled()] * 10_000
-    w.kafka.turns += [lambda: w.consumer.stop() or []]
+    w.kafka.turns += [w.consumer.stop]
     started = clock.now
     w.consumer.run(until=lambda: False)
     assert clock.now - started < 10

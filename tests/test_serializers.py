@@ -92,7 +92,7 @@ def test_an_address_has_lines():
     assert update.fields["Address"] == "1 High St\nLeeds"
 
 
-REFUSED = {
+REFUSED: dict[str, list[Any]] = {
     "PatientId": [
         None,
         "",

@@ -1,0 +1,253 @@
+"""The producer: a receipt comes after the acknowledgement, and never without one."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from profiles import producer
+from profiles.producer import NotAcknowledged, Publisher
+from profiles.topics import KafkaUnavailable, WrongTopic
+from profiles.updates import Receipt, Source, Update
+from tests.fakes import TOPIC, FakeKafkaProducer
+
+UPDATE = Update("1", {"FirstName": "John", "Sex": None})
+
+
+class Made:
+    """Makes the producers it was given, one after the other."""
+
+    def __init__(self, *fakes: FakeKafkaProducer) -> None:
+        self.left = [*fakes]
+
+    def __call__(self) -> Any:
+        return self.left.pop(0)
+
+
+@contextmanager
+def publisher(*fakes, capacity=4, topic=lambda: TOPIC):
+    """A publisher of these producers; their poll threads end with the test."""
+    publisher = Publisher(Made(*fakes), topic, capacity)
+    yield publisher
+    for fake in fakes:
+        fake.waiting.clear()
+    if publisher._session is not None:
+        publisher._session.retire()
+
+
+def until(condition) -> None:
+    """Wait for what another thread brings about."""
+    tick = threading.Event()
+    for _ in range(2500):
+        if condition():
+            return
+        tick.wait(0.002)
+    pytest.fail("it did not come about in 5 s")
+
+
+def test_the_receipt_names_topic_id_partition_and_offset():
+    kafka = FakeKafkaProducer()
+    with publisher(kafka) as to_topic:
+        kafka.next_offset = 41
+        assert to_topic.publish(UPDATE) == Receipt(Source(TOPIC.id, 3), 41)
+
+
+def test_the_record_is_keyed_by_patient_and_holds_just_what_was_supplied():
+    kafka = FakeKafkaProducer()
+    with publisher(kafka) as to_topic:
+        to_topic.publish(UPDATE)
+    value = b'{"PatientId":"1","FirstName":"John","Sex":null}'
+    assert kafka.produced == [(TOPIC.name, b"1", value)]
+
+
+def test_publish_waits_for_the_acknowledgement():
+    kafka = FakeKafkaProducer(acks=False)
+    with publisher(kafka) as to_topic, ThreadPoolExecutor(1) as pool:
+        receipt = pool.submit(to_topic.publish, UPDATE)
+        until(lambda: kafka.polls > 3 and kafka.waiting)
+        assert not receipt.done()
+        kafka.answer()
+        assert receipt.result(5).offset == 0
+
+
+@pytest.mark.parametrize("offset", [-1, -1001])
+def test_an_acknowledgement_without_an_offset_is_no_receipt(offset):
+    kafka = FakeKafkaProducer(acks=False)
+    with publisher(kafka) as to_topic, ThreadPoolExecutor(1) as pool:
+        receipt = pool.submit(to_topic.publish, UPDATE)
+        until(lambda: kafka.waiting)
+        kafka.answer(offset=offset)
+        with pytest.raises(NotAcknowledged, match="offset"):
+            receipt.result(5)
+
+
+def test_a_full_queue_is_told_and_the_producer_kept():
+    kafka = FakeKafkaProducer(refuses=BufferError("queue full"))
+    with publisher(kafka) as to_topic:
+        with pytest.raises(NotAcknowledged, match="too many"):
+            to_topic.publish(UPDATE)
+        kafka.refuses = None
+        assert to_topic.publish(UPDATE).offset == 0
+
+
+def test_a_timeout_replaces_the_producer(monkeypatch):
+    monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 0.05)
+    silent, good = FakeKafkaProducer(acks=False), FakeKafkaProducer()
+    with publisher(silent, good) as to_topic:
+        with pytest.raises(NotAcknowledged, match="in time"):
+            to_topic.publish(UPDATE)
+        assert to_topic.publish(UPDATE).offset == 0
+        assert len(good.produced) == 1
+
+
+def test_a_fatal_error_replaces_the_producer():
+    fatal = KafkaException(KafkaError(KafkaError._FATAL, "fenced", True))
+    broken, good = FakeKafkaProducer(refuses=fatal), FakeKafkaProducer()
+    with publisher(broken, good) as to_topic:
+        with pytest.raises(NotAcknowledged, match="_FATAL"):
+            to_topic.publish(UPDATE)
+        assert to_topic.publish(UPDATE).offset == 0
+
+
+def deliver(to_topic, kafka, error):
+    """Publish, and have the delivery fail."""
+    with ThreadPoolExecutor(1) as pool:
+        receipt = pool.submit(to_topic.publish, UPDATE)
+        until(lambda: kafka.waiting)
+        kafka.answer(error)
+        receipt.result(5)
+
+
+@pytest.mark.parametrize("error", [KafkaError._MSG_TIMED_OUT, KafkaError._FATAL])
+def test_a_delivery_that_failed_replaces_the_producer(error):
+    failing, good = FakeKafkaProducer(acks=False), FakeKafkaProducer()
+    with publisher(failing, good) as to_topic:
+        with pytest.raises(NotAcknowledged):
+            deliver(to_topic, failing, error)
+        assert to_topic.publish(UPDATE).offset == 0
+        assert len(good.produced) == 1
+
+
+@pytest.mark.parametrize("error", sorted(producer._REFUSALS))
+def test_a_refusal_by_the_broker_keeps_the_producer(error):
+    kafka = FakeKafkaProducer(acks=False)
+    with publisher(kafka) as to_topic:
+        with pytest.raises(NotAcknowledged):
+            deliver(to_topic, kafka, error)
+        kafka.acks = True
+        to_topic.publish(UPDATE)
+        assert len(kafka.produced) == 2
+
+
+def test_who_waits_on_a_producer_that_is_replaced_still_gets_an_answer():
+    old, new = FakeKafkaProducer(acks=False), FakeKafkaProducer()
+    with publisher(old, new) as to_topic, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(to_topic.publish, UPDATE)
+        until(lambda: len(old.waiting) == 1)
+        second = pool.submit(to_topic.publish, UPDATE)
+        until(lambda: len(old.waiting) == 2)
+        old.answer(KafkaError._MSG_TIMED_OUT)
+        assert isinstance(first.exception(5), NotAcknowledged)
+        assert to_topic.publish(UPDATE).offset == 0
+        polls = old.polls
+        until(lambda: old.polls > polls)
+        old.acks = True
+        assert second.result(5).offset == 1
+
+
+def test_a_replaced_producer_is_polled_no_longer_than_someone_waits():
+    old, new = FakeKafkaProducer(acks=False), FakeKafkaProducer()
+    with publisher(old, new) as to_topic:
+        with pytest.raises(NotAcknowledged):
+            deliver(to_topic, old, KafkaError._MSG_TIMED_OUT)
+        to_topic.publish(UPDATE)
+        until(lambda: threads() == 1)
+    until(lambda: threads() == 0)
+
+
+def threads() -> int:
+    return [thread.name for thread in threading.enumerate()].count("producer-poll")
+
+
+def test_one_failure_replaces_the_producer_once():
+    old, new = FakeKafkaProducer(acks=False), FakeKafkaProducer()
+    with publisher(old, new) as to_topic, ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(to_topic.publish, UPDATE) for _ in range(3)]
+        until(lambda: len(old.waiting) == 3)
+        for _ in waiting:
+            old.answer(KafkaError._MSG_TIMED_OUT)
+        assert all(each.exception(5) for each in waiting)
+        to_topic.publish(UPDATE)
+        to_topic.publish(UPDATE)
+        assert len(new.produced) == 2
+
+
+@pytest.mark.parametrize("problem", [KafkaUnavailable("away"), WrongTopic("grown")])
+def test_nothing_is_produced_where_the_topic_is_not_to_be_written_to(problem):
+    kafka = FakeKafkaProducer()
+
+    def topic():
+        raise problem
+
+    with publisher(kafka, topic=topic) as to_topic, pytest.raises(type(problem)):
+        to_topic.publish(UPDATE)
+    assert kafka.produced == []
+
+
+def test_beyond_capacity_a_stalled_kafka_sheds_at_once():
+    kafka = FakeKafkaProducer(acks=False)
+    with publisher(kafka, capacity=2) as to_topic, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(to_topic.publish, UPDATE) for _ in range(2)]
+        until(lambda: len(kafka.waiting) == 2)
+        with pytest.raises(NotAcknowledged, match="too many"):
+            to_topic.publish(UPDATE)
+        assert len(kafka.produced) == 2
+        kafka.acks = True
+        assert {each.result(5).offset for each in waiting} == {0, 1}
+
+
+def test_beyond_capacity_a_kafka_that_answers_is_waited_for():
+    kafka = FakeKafkaProducer()
+    with publisher(kafka, capacity=2) as to_topic, ThreadPoolExecutor(12) as pool:
+        receipts = [pool.submit(to_topic.publish, UPDATE) for _ in range(60)]
+        offsets = {receipt.result(5).offset for receipt in receipts}
+    assert offsets == {*range(60)}
+
+
+def test_no_more_than_the_capacity_waits_for_kafka_at_a_time():
+    waiting: list[int] = []
+
+    class Watched(FakeKafkaProducer):
+        def poll(self, timeout: float) -> int:
+            waiting.append(len(self))
+            return super().poll(timeout)
+
+    with publisher(Watched(), capacity=3) as to_topic, ThreadPoolExecutor(12) as pool:
+        assert len([*pool.map(to_topic.publish, [UPDATE] * 40)]) == 40
+    assert max(waiting) == 3
+
+
+def test_a_failure_frees_its_place():
+    kafka = FakeKafkaProducer(refuses=BufferError())
+    with publisher(kafka, capacity=1) as to_topic:
+        for _ in range(3):
+            with pytest.raises(NotAcknowledged):
+                to_topic.publish(UPDATE)
+        kafka.refuses = None
+        to_topic.publish(UPDATE)
+
+
+def test_no_failure_tells_a_value():
+    secret = Update("1", {"FirstName": "Secret"})
+    fatal = KafkaException(KafkaError(KafkaError._FATAL, "fenced", True))
+    with (
+        publisher(FakeKafkaProducer(refuses=fatal)) as to_topic,
+        pytest.raises(NotAcknowledged) as failure,
+    ):
+        to_topic.publish(secret)
+    assert "Secret" not in repr(failure.value)

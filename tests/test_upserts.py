@@ -1,0 +1,173 @@
+"""The upserts: what one attempt against the table comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore.awsrequest import AWSResponse, HeadersDict
+from botocore.exceptions import (
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
+
+from profiles import connections, items, upserts
+from profiles.upserts import StoreRefused, Table
+from tests.fakes import Clock, FakeDynamoDB, refusal, update_at
+
+URL = "http://127.0.0.1:1"
+
+
+def attempt(client, *updates):
+    return Table(client, "patient-profile").apply([*updates])
+
+
+@pytest.fixture
+def answers(dynamodb):
+    """Makes moto's table answer these errors to the next writes; None lets one pass."""
+    script: list[tuple[int, str] | None] = []
+
+    class Raw:
+        def __init__(self, code: str) -> None:
+            self.body = f'{{"__type": "com.amazonaws#{code}", "message": "Secret"}}'
+
+        def stream(self, **_):
+            yield self.body.encode()
+
+    def answer(**_):
+        if script and (error := script.pop(0)):
+            headers: Any = HeadersDict()
+            return AWSResponse(URL, error[0], headers, Raw(error[1]))
+        return None
+
+    dynamodb.meta.events.register("before-send.dynamodb.UpdateItem", answer)
+    return script
+
+
+def stored(client, patient="1"):
+    key = {"PatientId": {"S": patient}}
+    return client.get_item(TableName="patient-profile", Key=key).get("Item")
+
+
+def test_an_update_is_written_with_its_moment_and_its_fence(dynamodb):
+    outcome = attempt(dynamodb, update_at(5, FirstName="John"))
+    assert (outcome.applied, outcome.already, outcome.remaining) == (1, 0, [])
+    assert stored(dynamodb) == {
+        "PatientId": {"S": "1"},
+        "FirstName": {"S": "John"},
+        "UpdatedAt": {"S": "2023-11-14T22:13:20.005+00:00"},
+        "_fence:topic-1:0": {"N": "5"},
+    }
+
+
+def test_null_removes_and_absent_keeps(dynamodb):
+    attempt(dynamodb, update_at(0, FirstName="John", Sex="Female"))
+    attempt(dynamodb, update_at(1, Sex=None))
+    shown = items.profile(stored(dynamodb))
+    assert (shown.get("FirstName"), shown.get("Sex")) == ("John", None)
+
+
+def test_removing_what_is_not_there_is_fine(dynamodb):
+    assert attempt(dynamodb, update_at(0, Sex=None)).applied == 1
+
+
+def test_an_older_or_equal_offset_changes_nothing(dynamodb):
+    attempt(dynamodb, update_at(9, FirstName="new"))
+    before = stored(dynamodb)
+    outcome = attempt(dynamodb, update_at(9, Sex="Other"), update_at(2, Sex="Other"))
+    assert (outcome.applied, outcome.already) == (0, 2)
+    assert stored(dynamodb) == before
+
+
+def test_offsets_compare_as_numbers(dynamodb):
+    attempt(dynamodb, update_at(9))
+    assert attempt(dynamodb, update_at(10)).applied == 1
+
+
+@pytest.mark.parametrize("code", sorted(upserts._LATER))
+def test_what_may_pass_remains_to_be_tried_again(dynamodb, answers, code):
+    answers += [None, (400, code)]
+    updates = [update_at(0, "1"), update_at(1, "2"), update_at(2, "3")]
+    outcome = attempt(dynamodb, *updates)
+    assert outcome.remaining == [updates[1]]
+    assert (outcome.applied, code in outcome.trouble) == (2, True)
+
+
+def test_any_error_of_the_servers_own_remains_to_be_tried_again(dynamodb, answers):
+    answers += [(503, "Whatever")]
+    assert len(attempt(dynamodb, update_at(0)).remaining) == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["AccessDeniedException", "ValidationException", "UnrecognizedClientException"],
+)
+def test_a_refusal_stops_and_quotes_nothing(dynamodb, answers, code):
+    answers += [(400, code)]
+    with pytest.raises(StoreRefused, match=code) as refused:
+        attempt(dynamodb, update_at(0, FirstName="Secret"))
+    assert "Secret" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
+def test_a_missing_table_names_the_command_that_makes_it(dynamodb):
+    with pytest.raises(
+        StoreRefused, match=r"other does not exist.*manage.py provision"
+    ):
+        Table(dynamodb, "other").apply([update_at(0)])
+
+
+def test_a_refused_connection_remains_to_be_tried_again(settings, monkeypatch):
+    settings.DYNAMODB_ENDPOINT_URL = URL
+    monkeypatch.setattr(upserts, "ATTEMPT_S", 60)
+    outcome = attempt(connections.dynamodb(), update_at(0), update_at(1, "2"))
+    assert [update.offset for update in outcome.remaining] == [0, 1]
+    assert "EndpointConnectionError" in outcome.trouble
+
+
+@pytest.mark.parametrize(
+    "error", [ReadTimeoutError, ConnectTimeoutError, EndpointConnectionError]
+)
+def test_a_connection_that_fails_remains_to_be_tried_again(error):
+    client = FakeDynamoDB()
+    client.troubles = [error(endpoint_url=URL)]
+    assert len(attempt(client, update_at(0)).remaining) == 1
+
+
+def test_a_timeout_is_no_outcome_and_the_refusal_after_it_means_applied():
+    client = FakeDynamoDB()
+    client.lost_answers = [ReadTimeoutError(endpoint_url=URL)]
+    first = attempt(client, update_at(0, FirstName="John"))
+    second = attempt(client, *first.remaining)
+    assert (first.applied, first.already, second.already) == (0, 0, 1)
+    assert second.remaining == []
+
+
+def test_missing_credentials_stop_with_what_to_do():
+    client = FakeDynamoDB()
+    client.troubles = [NoCredentialsError()]
+    with pytest.raises(StoreRefused, match="credentials: configure"):
+        attempt(client, update_at(0))
+
+
+def test_an_attempt_is_bounded_and_leaves_the_rest_in_order(monkeypatch):
+    clock, client = Clock(), FakeDynamoDB()
+    monkeypatch.setattr(upserts, "time", clock)
+    write = client.update_item
+
+    def slow(**call):
+        clock.sleep(0.4)
+        write(**call)
+
+    monkeypatch.setattr(client, "update_item", slow)
+    outcome = attempt(client, *[update_at(i, str(i)) for i in range(10)])
+    assert outcome.applied == 3
+    assert [update.offset for update in outcome.remaining] == [*range(3, 10)]
+
+
+def test_an_outcome_shows_no_value():
+    client = FakeDynamoDB()
+    client.troubles = [refusal("ThrottlingException")]
+    assert "Secret" not in repr(attempt(client, update_at(0, FirstName="Secret")))
