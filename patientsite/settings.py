@@ -50,6 +50,17 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Cast: one of these words."""
+
+    def cast(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"give one of {', '.join(choices)}")
+        return text
+
+    return cast
+
+
 def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     """Cast: networks in CIDR form, separated by commas."""
     return [ipaddress.ip_network(word) for word in words(text)]
@@ -80,6 +91,7 @@ FIXED_KAFKA_PROPERTIES = {
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
+    "group.protocol",
     "partition.assignment.strategy",
     "partitioner",
 }
@@ -95,6 +107,9 @@ KAFKA_DLQ_TOPIC = f"{KAFKA_TOPIC}.dlq"
 KAFKA_PARTITIONS = env("KAFKA_PARTITIONS", "12", positive)
 KAFKA_RETENTION_MS = env("KAFKA_RETENTION_MS", "-1", int)
 KAFKA_CONFIG = env("KAFKA_CONFIG", "{}", properties)
+KAFKA_GROUP_PROTOCOL = env(
+    "KAFKA_GROUP_PROTOCOL", "classic", one_of("classic", "consumer")
+)
 
 # --- DynamoDB ----------------------------------------------------------------------
 

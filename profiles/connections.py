@@ -25,6 +25,8 @@ DELIVERY_TIMEOUT_MS = 4000
 
 _CONSUMER_ONLY = ("fetch.", "group.", "heartbeat.", "max.poll.", "queued.", "session.")
 _PRODUCER_ONLY = ("batch.", "compression.", "linger.", "queue.buffering.")
+_CLASSIC_ONLY = ("heartbeat.", "session.")
+"""KIP-848: the broker decides these, and librdkafka refuses them."""
 
 
 def producer() -> Producer:
@@ -56,27 +58,19 @@ def dead_letter_producer() -> Producer:
 
 def consumer() -> Consumer:
     """A member of the group; nothing is committed unless the loop commits it."""
-    config = {
-        "group.id": settings.KAFKA_GROUP_ID,
-        "partition.assignment.strategy": "cooperative-sticky",
-        "auto.offset.reset": "error",
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "enable.partition.eof": True,
-    }
-    return Consumer({**config, **_kafka(_PRODUCER_ONLY)}, logger=kafka_log)
+    others: tuple[str, ...] = _PRODUCER_ONLY
+    if settings.KAFKA_GROUP_PROTOCOL == "consumer":
+        protocol = {"group.protocol": "consumer"}
+        others = (*_PRODUCER_ONLY, *_CLASSIC_ONLY)
+    else:
+        protocol = {"partition.assignment.strategy": "cooperative-sticky"}
+    return Consumer({**_reading(), **protocol, **_kafka(others)}, logger=kafka_log)
 
 
 def group_reader() -> Consumer:
     """Reads what the group committed, and the log; joins nothing, commits nothing."""
-    config = {
-        "group.id": settings.KAFKA_GROUP_ID,
-        "auto.offset.reset": "error",
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        "enable.partition.eof": True,
-    }
-    return Consumer({**config, **_kafka(_PRODUCER_ONLY)}, logger=kafka_log)
+    others = (*_PRODUCER_ONLY, "group.instance.id")
+    return Consumer({**_reading(), **_kafka(others)}, logger=kafka_log)
 
 
 def admin() -> AdminClient:
@@ -96,6 +90,17 @@ def dynamodb() -> DynamoDBClient:
     return _session().client(
         "dynamodb", endpoint_url=settings.DYNAMODB_ENDPOINT_URL or None, config=config
     )
+
+
+def _reading() -> dict[str, Any]:
+    """Where to begin and what to commit is for the reader alone to say."""
+    return {
+        "group.id": settings.KAFKA_GROUP_ID,
+        "auto.offset.reset": "error",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+    }
 
 
 def _session() -> boto3.Session:

@@ -67,7 +67,8 @@ PutDeadLetters = Callable[[Sequence[DeadLetter]], list[DeadLetter]]
 class Batch:
     """The records of one consume() call: what is still to be done, and what to commit.
 
-    `ends` maps each partition to the offset after its last record.
+    `ends` maps each partition to the offset after its last record. `proven` tells
+    that its records are of the topic that its sources name.
     """
 
     updates: list[MergedUpdate] = field(default_factory=list)
@@ -75,6 +76,7 @@ class Batch:
     ends: dict[int, int] = field(default_factory=dict)
     applied: int = 0
     already: int = 0
+    proven: bool = False
 
     @property
     def size(self) -> int:
@@ -109,14 +111,15 @@ def read_batch(records: Iterable[Record]) -> Batch:
 class ProfileConsumer:
     """One member of the consumer group.
 
-    `topic` tells the topic as it is now; `apply` and `dead_letter` return what is to
-    be tried again.
+    `topic` tells the topic as it is now, `store` names the incarnation of the table
+    that `apply` writes; `apply` and `dead_letter` return what is to be tried again.
     """
 
     def __init__(
         self,
         kafka: Consumer,
         topic: Callable[[], Topic],
+        store: str,
         apply: Apply,
         dead_letter: PutDeadLetters,
     ) -> None:
@@ -125,6 +128,7 @@ class ProfileConsumer:
         self._apply = apply
         self._dead_letter = dead_letter
         self._topic = topic()
+        self._mark = f"{self._topic.id} {store}"
         self._topic_read_at = time.monotonic()
         self._stop_by: float | None = None
         self._batch = Batch()
@@ -197,11 +201,13 @@ class ProfileConsumer:
 
     def _attempt(self) -> bool:
         """Try what is left of the batch once; whether it may be committed."""
+        if not self._proven(self._batch):
+            return False
         if self._batch.updates:
             self._apply_once(self._batch)
         if self._batch.letters:
             self._dead_letter_once(self._batch)
-        return self._batch.size == 0 and self._refusals_count()
+        return self._batch.size == 0
 
     def _apply_once(self, batch: Batch) -> None:
         outcome = self._apply(batch.updates)
@@ -223,19 +229,17 @@ class ProfileConsumer:
         if batch.letters:
             log.warning("waiting for the dead-letter topic to acknowledge")
 
-    def _refusals_count(self) -> bool:
-        """Whether a refused fence means "already applied": it names this topic still.
+    def _proven(self, batch: Batch) -> bool:
+        """Whether the topic's id, read after the records, is the one they are given.
 
-        A recreated topic counts its offsets from 0, below the old fences.
+        A recreated topic counts its offsets from 0: under the old id its records
+        would meet, or move, fences that are not theirs.
         """
-        if not self._batch.already:
-            return True
         try:
-            self._check_topic()
+            batch.proven = batch.proven or self._check_topic()
         except KafkaUnavailable as error:
             log.warning("waiting for Kafka: %s", error)
-            return False
-        return True
+        return batch.proven
 
     def _wait(self, seconds: float) -> None:
         """Pass the time inside consume(), which keeps our membership alive.
@@ -263,7 +267,7 @@ class ProfileConsumer:
     def _commit(self) -> None:
         """Commit what is settled; what fails is due again in the next turn."""
         offsets = [
-            TopicPartition(self._topic.name, partition, end, metadata=self._topic.id)
+            TopicPartition(self._topic.name, partition, end, metadata=self._mark)
             for partition, end in self._due.items()
         ]
         try:
@@ -280,6 +284,8 @@ class ProfileConsumer:
             if (error := message.error()) is not None:
                 self._hear(error, partition, message)
                 continue
+            if partition not in self._owned:
+                continue  # revoked while it was on its way to us
             self._ended.discard(partition)
             yield _record(message, Source(self._topic.id, partition))
 
@@ -312,12 +318,13 @@ class ProfileConsumer:
             except KafkaUnavailable as error:
                 log.warning("waiting for Kafka: %s", error)
 
-    def _check_topic(self) -> None:
+    def _check_topic(self) -> bool:
         self._topic_read_at = time.monotonic()
         if self._read_topic().id != self._topic.id:
             raise StartOver(f"topic {self._topic.name} was recreated")
+        return True
 
-    def _insist_on_topic(self) -> None:
+    def _insist_on_topic(self) -> bool:
         """As `_check_topic`, but sit out a short absence of Kafka or the topic."""
         patient_until = time.monotonic() + PATIENCE_S
         while True:
@@ -339,8 +346,13 @@ class ProfileConsumer:
         log.info("assigned: %s", {start.partition: start.offset for start in starts})
 
     def _start(self, place: TopicPartition) -> TopicPartition:
-        """Where to begin: no committed offset of this topic means its beginning."""
-        foreign = place.metadata not in (None, "", self._topic.id)
+        """Where to begin: at the beginning, unless committed for this topic and table.
+
+        So a recreated topic is read from 0, and a table that was restored, or made
+        anew under its old name, is filled again; the fences refuse what it has. An
+        offset without a mark was set by an operator.
+        """
+        foreign = place.metadata not in (None, "", self._mark)
         begin = place.offset < 0 or foreign
         offset = OFFSET_BEGINNING if begin else place.offset
         return TopicPartition(place.topic, place.partition, offset)

@@ -7,7 +7,7 @@ headers of ours beside them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -20,26 +20,35 @@ PREFIX = "dead-letter."
 class DeadLetterTopic:
     """The dead-letter topic as the consumer writes it."""
 
-    def __init__(self, producer: Producer, name: str) -> None:
-        self._producer = producer
+    def __init__(self, make: Callable[[], Producer], name: str) -> None:
+        self._make = make
+        self._producer: Producer | None = None
         self._name = name
 
     def put(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
-        """Produce the letters and wait; returns those without an acknowledgement."""
+        """Produce the letters and wait; returns those without an acknowledgement.
+
+        A producer that did not deliver is given up: it may never do so again.
+        """
+        producer = self._producer = self._producer or self._make()
         kept: set[int] = set()
         for index, letter in enumerate(letters):
-            self._produce(letter, index, kept)
-        self._producer.flush(ATTEMPT_S)
+            self._produce(producer, letter, index, kept)
+        producer.flush(ATTEMPT_S)
+        if len(kept) < len(letters):
+            self._producer = None
         return [letter for index, letter in enumerate(letters) if index not in kept]
 
-    def _produce(self, letter: DeadLetter, index: int, kept: set[int]) -> None:
+    def _produce(
+        self, producer: Producer, letter: DeadLetter, index: int, kept: set[int]
+    ) -> None:
         def delivered(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 kept.add(index)
 
         record = letter.record
         try:
-            self._producer.produce(
+            producer.produce(
                 self._name,
                 record.value,
                 record.key,
@@ -47,7 +56,7 @@ class DeadLetterTopic:
                 on_delivery=delivered,
             )
         except (BufferError, KafkaException):
-            self._producer.poll(0)
+            producer.poll(0)
 
 
 def _origin(letter: DeadLetter) -> list[tuple[str, bytes]]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     )
 
 KEY = "PatientId"
+MAX_KEY_BYTES = 2048
+"""DynamoDB's limit; a validated PatientId is always shorter."""
+
 UPDATED_AT = "UpdatedAt"
 FENCE_PREFIX = "_fence:"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

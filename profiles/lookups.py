@@ -43,6 +43,8 @@ class Profiles:
 
     def get(self, patient_id: str) -> items.Item | None:
         """One item, read consistently; None where there is none."""
+        if len(patient_id.encode()) > items.MAX_KEY_BYTES:
+            return None
         with _reading(self._table):
             answer = self._client.get_item(
                 TableName=self._table,

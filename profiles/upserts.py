@@ -54,8 +54,8 @@ class Outcome:
     trouble: str = ""
 
 
-class _Later(Exception):
-    """This one write may succeed when it is tried again."""
+class StoreAway(Exception):
+    """DynamoDB does not answer, or not now: the same request may succeed later."""
 
 
 class Table:
@@ -64,6 +64,18 @@ class Table:
     def __init__(self, client: DynamoDBClient, name: str) -> None:
         self._client = client
         self._name = name
+
+    def identity(self) -> str:
+        """Names this incarnation of the table; another one is filled from the start.
+
+        Raises StoreAway where DynamoDB does not answer, or StoreRefused.
+        """
+        try:
+            table = self._client.describe_table(TableName=self._name)["Table"]
+        except (BotoCoreError, ClientError) as error:
+            raise self._verdict(error) from None
+        created = int(table["CreationDateTime"].timestamp())
+        return table.get("TableId") or f"created-{created}"
 
     def apply(self, updates: Sequence[MergedUpdate]) -> Outcome:
         """Make one attempt of about ATTEMPT_S; raises StoreRefused.
@@ -79,7 +91,7 @@ class Table:
                 continue
             try:
                 self._write(update, outcome)
-            except _Later as trouble:
+            except StoreAway as trouble:
                 outcome.trouble = str(trouble)
                 outcome.remaining.append(update)
         return outcome
@@ -88,24 +100,34 @@ class Table:
         try:
             self._client.update_item(**items.upsert(self._name, update))
             outcome.applied += 1
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code != "ConditionalCheckFailedException":
-                raise self._verdict(error, code) from None
+        except (BotoCoreError, ClientError) as error:
+            if not _is_refusal(error):
+                raise self._verdict(error) from None
             outcome.already += 1
-        except (NoCredentialsError, PartialCredentialsError):
-            raise StoreRefused("no AWS credentials: configure them") from None
-        except BotoCoreError as error:
-            raise _Later(f"DynamoDB does not answer ({type(error).__name__})") from None
 
-    def _verdict(self, error: ClientError, code: str) -> Exception:
+    def _verdict(self, error: BotoCoreError | ClientError) -> Exception:
         """Later or never; the answer's own text is left out, for it may quote values."""
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if code in _LATER or status >= 500:
-            return _Later(f"DynamoDB answers {code}")
+        if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+            return StoreRefused("no AWS credentials: configure them")
+        if isinstance(error, BotoCoreError):
+            return StoreAway(f"DynamoDB does not answer ({type(error).__name__})")
+        code = error.response["Error"]["Code"]
+        if (
+            code in _LATER
+            or error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500
+        ):
+            return StoreAway(f"DynamoDB answers {code}")
         if code == "ResourceNotFoundException":
             return StoreRefused(
                 f"table {self._name} does not exist: create it with "
                 "`python manage.py provision`"
             )
-        return StoreRefused(f"DynamoDB refuses to write table {self._name}: {code}")
+        return StoreRefused(f"DynamoDB refuses table {self._name}: {code}")
+
+
+def _is_refusal(error: BotoCoreError | ClientError) -> bool:
+    """Whether the fence refused the write: the item includes the update."""
+    return (
+        isinstance(error, ClientError)
+        and error.response["Error"]["Code"] == "ConditionalCheckFailedException"
+    )

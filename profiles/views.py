@@ -6,6 +6,7 @@ never writes it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
 from typing import IO, Any
@@ -116,5 +117,6 @@ def _check_length(request: Request) -> None:
     length = request.META.get("CONTENT_LENGTH") or ""
     if not length and "HTTP_TRANSFER_ENCODING" in request.META:
         raise problems.LengthRequired
-    if length.isdigit() and int(length) > records.MAX_VALUE_BYTES:
-        raise problems.TooLarge
+    with suppress(ValueError):  # of what is no number, Django reads nothing
+        if int(length) > records.MAX_VALUE_BYTES:
+            raise problems.TooLarge

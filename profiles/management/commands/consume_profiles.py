@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, lookups, topics
+from profiles import connections, topics
 from profiles.consumer import ProfileConsumer, RecordsMissing, StartOver
 from profiles.dead_letters import DeadLetterTopic
-from profiles.upserts import StoreRefused, Table
+from profiles.upserts import StoreAway, StoreRefused, Table
+
+_OPERATOR = (topics.KafkaUnavailable, topics.WrongTopic, RecordsMissing, StoreRefused)
+"""What ends the process with its message: here nothing is left to try."""
 
 
 class Command(BaseCommand):
@@ -30,43 +34,47 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Consume; begin anew where the topic was recreated."""
-        self._look_for_engines()
         try:
+            self._look_for_kafka()
             while not self._consume(options["until_caught_up"]):
                 pass
-        except (topics.KafkaUnavailable, topics.WrongTopic) as error:
-            raise CommandError(f"{error}.") from None
-        except (RecordsMissing, StoreRefused) as error:
+        except _OPERATOR as error:
             raise CommandError(f"{error}.") from None
 
-    def _look_for_engines(self) -> None:
+    def _look_for_kafka(self) -> None:
         try:
             topics.configured(connections.admin())
-        except topics.TopicMissing as error:
-            raise CommandError(f"{error}.") from None
+        except topics.TopicMissing:
+            raise
         except topics.KafkaUnavailable as error:
             raise CommandError(
                 f"{error}: start it on {settings.KAFKA_BOOTSTRAP_SERVERS} with "
                 "`make local-dev-stack`, or set KAFKA_BOOTSTRAP_SERVERS."
             ) from None
-        except topics.WrongTopic as error:
-            raise CommandError(f"{error}.") from None
-        try:
-            lookups.profiles().page(limit=1)
-        except lookups.StoreUnavailable as error:
-            self.stderr.write(
-                f"{error}: updates wait on the topic; start it with "
-                "`make local-dev-stack`."
-            )
+
+    def _identity(self, table: Table) -> str:
+        """Waits for the table; updates wait on the topic meanwhile."""
+        while True:
+            try:
+                return table.identity()
+            except StoreAway as error:
+                self.stderr.write(
+                    f"{error}: waiting for it on "
+                    f"{settings.DYNAMODB_ENDPOINT_URL or 'AWS'}; locally, start it "
+                    "with `make local-dev-stack`."
+                )
+                time.sleep(5)
 
     def _consume(self, until_caught_up: bool) -> bool:
         """Whether it is over; else the topic was recreated."""
+        table = Table(connections.dynamodb(), settings.DYNAMODB_TABLE)
         consumer = ProfileConsumer(
             connections.consumer(),
             partial(topics.configured, connections.admin()),
-            Table(connections.dynamodb(), settings.DYNAMODB_TABLE).apply,
+            self._identity(table),
+            table.apply,
             DeadLetterTopic(
-                connections.dead_letter_producer(), settings.KAFKA_DLQ_TOPIC
+                connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
             ).put,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
