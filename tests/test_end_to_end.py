@@ -23,6 +23,8 @@ from tests import stack
 from tests.engines.process import Engine, wait_until
 from tests.stack import Stack, Web
 
+pytestmark = pytest.mark.stack
+
 ORIGINAL = (
     '{ "PatientId": "1", "FirstName": "John", "LastName": "Doe", '
     '"IsPregnant": "False", "Sex": "Female"}'
