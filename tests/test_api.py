@@ -1,0 +1,358 @@
+"""The API: what POST and GET /patientprofile answer, and what reaches the topic."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from django.test import Client
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from profiles import serializers, views
+from profiles.producer import NotAcknowledged
+from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
+from profiles.updates import Receipt, Source, Update
+from profiles.upserts import Table
+from tests.fakes import update_at
+
+JSON = "application/json"
+
+
+class FakePublisher:
+    """Remembers what it is to publish."""
+
+    def __init__(self) -> None:
+        self.published: list[Update] = []
+        self.failure: Exception | None = None
+
+    def publish(self, update: Update) -> Receipt:
+        if self.failure is not None:
+            raise self.failure
+        self.published.append(update)
+        return Receipt(Source("topic-1", 3), 41)
+
+
+@pytest.fixture
+def publisher(monkeypatch):
+    fake = FakePublisher()
+    monkeypatch.setattr(views, "publisher", lambda: fake)
+    return fake
+
+
+@pytest.fixture
+def post(publisher):
+    """Posts a body: bytes as they are, anything else as JSON."""
+    client = Client(raise_request_exception=False)
+
+    def post(body: object, content_type: str = JSON, **options: Any):
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return client.post("/patientprofile", raw, content_type, **options)
+
+    return post
+
+
+def problem(response, status: int) -> Any:
+    """The problem document of a response that is one, with this status."""
+    assert response.status_code == status
+    assert response["Content-Type"] == "application/problem+json"
+    body = json.loads(response.content)
+    assert body["status"] == status
+    assert body.keys() >= {"type", "title", "detail"}
+    return body
+
+
+# Accepted
+
+
+def test_an_update_is_accepted_with_its_receipt(post, publisher):
+    response = post({"PatientId": "1", "FirstName": "John", "IsPregnant": "False"})
+    assert response.status_code == 202
+    assert response.json() == {
+        "PatientId": "1",
+        "Partition": 3,
+        "Offset": 41,
+        "Receipt": "topic-1.3.41",
+    }
+    assert publisher.published == [
+        Update("1", {"FirstName": "John", "IsPregnant": "False"})
+    ]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [JSON, "application/json; charset=utf-8", "Application/JSON"],
+)
+def test_json_is_named_in_many_ways(post, content_type):
+    assert post({"PatientId": "1"}, content_type).status_code == 202
+
+
+def test_null_is_handed_on_apart_from_absent(post, publisher):
+    post({"PatientId": "1", "Sex": None})
+    post({"PatientId": "1"})
+    assert publisher.published == [Update("1", {"Sex": None}), Update("1", {})]
+
+
+def test_an_integer_patient_id_is_its_string(post, publisher):
+    response = post({"PatientId": 7})
+    assert response.json()["PatientId"] == "7"
+    assert response["Location"] == "/patientprofile/7"
+    assert publisher.published == [Update("7", {})]
+
+
+@pytest.mark.parametrize(
+    "patient_id",
+    ["1", "a/b", "/", "?x=1", "#", "a b", " ", "100%", "%2F", "é", "\N{GRINNING FACE}"],
+)
+def test_the_location_leads_to_the_profile(post, dynamodb, patient_id):
+    location = post({"PatientId": patient_id})["Location"]
+    assert location.isascii()
+    assert location.count("/") == 2
+    assert unquote(location) == f"/patientprofile/{patient_id}"
+    Table(dynamodb, "patient-profile").apply([update_at(0, patient_id)])
+    assert Client().get(location).json()["PatientId"] == patient_id
+
+
+# Not accepted
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({"FirstName": "John"}, {"PatientId"}),
+        ({"PatientId": "1", "Shoe": "44"}, {"Shoe"}),
+        ({"PatientId": "1", "FirstName": 5, "Sex": "x"}, {"FirstName", "Sex"}),
+        ({"PatientId": None}, {"PatientId"}),
+        ({}, {"PatientId"}),
+        ([], {"non_field_errors"}),
+        ([{"PatientId": "1"}], {"non_field_errors"}),
+        ("1", {"non_field_errors"}),
+        (1, {"non_field_errors"}),
+        (True, {"non_field_errors"}),
+        (None, {"non_field_errors"}),
+    ],
+    ids=repr,
+)
+def test_a_profile_that_is_not_valid_is_told_what_is_wrong(
+    post, publisher, body, named
+):
+    assert problem(post(body), 400)["errors"].keys() == named
+    assert publisher.published == []
+
+
+UNREADABLE = {
+    "half an object": b'{"PatientId": "1"',
+    "NaN": b'{"PatientId": NaN}',
+    "a duplicate key": b'{"PatientId": "1", "PatientId": "2"}',
+    "a lone surrogate": rb'{"PatientId": "\ud800"}',
+    "no UTF-8": b'{"PatientId": "\xff"}',
+    "a byte order mark": b'\xef\xbb\xbf{"PatientId": "1"}',
+    "30,000 brackets": b"[" * 30_000,
+    "30,000 pairs": b"[" * 30_000 + b"]" * 30_000,
+    "5,000 digits": b'{"PatientId": ' + b"9" * 5000 + b"}",
+    "white space": b"   ",
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_unreadable_json_is_a_problem_that_says_why(post, publisher, body):
+    assert "not valid JSON" in problem(post(body), 400)["detail"]
+    assert publisher.published == []
+
+
+def test_an_empty_body_lacks_the_patient_id(post):
+    assert problem(post(b""), 400)["errors"].keys() == {"PatientId"}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "application/xml", "garbage"],
+)
+def test_another_content_type_is_415(post, content_type):
+    problem(post(b'{"PatientId": "1"}', content_type), 415)
+
+
+def test_a_multipart_form_is_415(post):
+    problem(post(b"--x--", "multipart/form-data; boundary=x"), 415)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_another_method_is_405_and_the_allowed_are_named(method):
+    response = Client().generic(method, "/patientprofile", b"{}", JSON)
+    problem(response, 405)
+    assert "POST" in response["Allow"]
+
+
+def test_a_profile_itself_is_only_read():
+    response = Client().put("/patientprofile/1", b"{}", JSON)
+    problem(response, 405)
+    assert "GET" in response["Allow"]
+
+
+def test_what_can_not_be_written_as_asked_is_406(post, publisher):
+    problem(post({"PatientId": "1"}, headers={"accept": "text/html"}), 406)
+    assert publisher.published == []
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "application/*;q=0.8"])
+def test_json_is_answered_to_whoever_takes_it(post, accept):
+    assert post({"PatientId": "1"}, headers={"accept": accept}).status_code == 202
+
+
+def padded(size: int) -> bytes:
+    body = b'{"PatientId":"1"}'
+    return body + b" " * (size - len(body))
+
+
+def test_a_body_of_just_the_limit_is_read(post):
+    assert post(padded(65_536)).status_code == 202
+
+
+@pytest.mark.parametrize("size", [65_537, 10_000_000])
+def test_a_body_over_the_limit_is_413(post, publisher, size):
+    problem(post(padded(size)), 413)
+    assert publisher.published == []
+
+
+def test_an_announced_length_over_the_limit_is_413_before_a_byte_is_read(post):
+    problem(post(b"{}", CONTENT_LENGTH="10000000"), 413)
+
+
+def test_a_chunked_body_is_411(post):
+    response = post(b"{}", CONTENT_LENGTH="", headers={"transfer-encoding": "chunked"})
+    problem(response, 411)
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "1.5", "²", "9" * 5000])
+def test_a_content_length_that_is_no_number_is_the_clients_fault(post, length):
+    assert 400 <= post(b"{}", CONTENT_LENGTH=length).status_code < 500
+
+
+# Kafka is away
+
+
+@pytest.mark.parametrize(
+    "failure", [NotAcknowledged, KafkaUnavailable, TopicMissing, WrongTopic]
+)
+def test_an_update_that_kafka_does_not_take_is_503_and_may_be_sent_again(
+    post, publisher, failure
+):
+    publisher.failure = failure("Kafka is away")
+    response = post({"PatientId": "1"})
+    assert "Kafka is away" in problem(response, 503)["detail"]
+    assert int(response["Retry-After"]) >= 1
+
+
+def test_a_fault_of_our_own_is_a_problem_that_tells_nothing(post, publisher):
+    publisher.failure = RuntimeError("Secret")
+    assert "Secret" not in str(problem(post({"PatientId": "1"}), 500))
+
+
+# Garbage
+
+MANY = hypothesis_settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=[]), max_size=140),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(sorted(serializers.PatientProfile().fields)) | st.text()
+
+
+@MANY
+@given(st.binary() | st.binary().map(lambda end: b'{"PatientId":"1",' + end))
+def test_no_bytes_are_our_fault(post, body):
+    assert post(body).status_code in (202, 400)
+
+
+@MANY
+@given(st.dictionaries(NAMES, VALUES, max_size=4) | VALUES)
+def test_no_json_is_our_fault(post, body):
+    assert post(body).status_code in (202, 400)
+
+
+@MANY
+@given(st.text(st.characters(exclude_characters="\r\n"), max_size=40))
+def test_no_content_type_is_our_fault(post, content_type):
+    assert post({"PatientId": "1"}, content_type).status_code in (202, 400, 415)
+
+
+@MANY
+@given(st.text(st.characters(exclude_characters="\r\n"), max_size=40))
+def test_no_accept_header_is_our_fault(post, accept):
+    response = post({"PatientId": "1"}, headers={"accept": accept})
+    assert response.status_code in (202, 406)
+
+
+# Silence
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"PatientId": "1", "FirstName": "Secret"},
+        {"PatientId": "1", "FirstName": "Secret", "Sex": "Secret"},
+        {"PatientId": "1", "Email": "Secret", "DateOfBirth": "Secret"},
+        {"PatientId": "1", "FirstName": ["Secret"], "Phone": {"Secret": 1}},
+        ["Secret"],
+        "Secret",
+        b'{"PatientId": "1", "FirstName": "Secret\xff',
+        b'{"PatientId": "1", "FirstName": "Secret',
+        b'{"PatientId": Secret}',
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("failure", [None, NotAcknowledged("away"), RuntimeError("x")])
+def test_neither_answer_nor_log_tells_a_posted_value(
+    post, publisher, caplog, capfd, body, failure
+):
+    caplog.set_level(logging.DEBUG)
+    publisher.failure = failure
+    response = post(body)
+    output = capfd.readouterr()
+    told = (
+        f"{response.content!r}{response.headers}{caplog.text}{output.out}{output.err}"
+    )
+    assert "Secret" not in told
+
+
+# Reading
+
+
+def test_a_stored_profile_is_read(dynamodb):
+    update = update_at(5, FirstName="John")
+    Table(dynamodb, "patient-profile").apply([update])
+    assert Client().get("/patientprofile/1").json() == {
+        "PatientId": "1",
+        "FirstName": "John",
+        "UpdatedAt": "2023-11-14T22:13:20.005+00:00",
+    }
+
+
+def test_an_unknown_patient_is_404(dynamodb):
+    problem(Client().get("/patientprofile/nobody"), 404)
+
+
+def test_an_id_longer_than_any_is_404(dynamodb):
+    problem(Client().get("/patientprofile/" + "x" * 5000), 404)
+
+
+def test_reading_without_dynamodb_is_503(settings):
+    from profiles import lookups
+
+    settings.DYNAMODB_ENDPOINT_URL = "http://127.0.0.1:1"
+    lookups.profiles.cache_clear()
+    response = Client().get("/patientprofile/1")
+    problem(response, 503)
+    assert response["Retry-After"]
+    lookups.profiles.cache_clear()
