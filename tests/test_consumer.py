@@ -41,6 +41,9 @@ BAD = {
 }
 
 
+MARK = f"{TOPIC.id} store"
+
+
 class World:
     """A consumer with fakes all round; nothing happens before `turn`."""
 
@@ -137,14 +140,15 @@ def test_the_write_comes_before_the_commit(world):
 
 def test_every_partition_is_committed_after_its_last_record(world):
     w = world([message(4), message(7, "2", partition=3), message(5)])
+    w.kafka.assign(3)
     w.turn()
     assert w.kafka.commits == [{0: 6, 3: 8}]
 
 
-def test_the_commit_names_the_topic_id(world):
+def test_the_commit_names_the_topic_and_the_table(world):
     w = world([message(0)])
     w.turn()
-    assert w.kafka.stored[0].metadata == TOPIC.id
+    assert w.kafka.stored[0].metadata == MARK
 
 
 def test_an_empty_turn_commits_nothing(world):
@@ -365,7 +369,7 @@ def test_without_a_committed_offset_a_partition_is_read_from_its_beginning(world
     assert w.kafka.starts == {0: OFFSET_BEGINNING}
 
 
-@pytest.mark.parametrize("metadata", [TOPIC.id, ""], ids=repr)
+@pytest.mark.parametrize("metadata", [MARK, ""], ids=repr)
 def test_a_committed_offset_is_gone_on_from(world, metadata):
     w = world()
     w.kafka.stored[4] = TopicPartition(TOPIC.name, 4, 17, metadata=metadata)
@@ -373,11 +377,12 @@ def test_a_committed_offset_is_gone_on_from(world, metadata):
     assert w.kafka.starts[4] == 17
 
 
-def test_an_offset_committed_of_another_incarnation_of_the_topic_counts_for_nothing(
-    world,
+@pytest.mark.parametrize("metadata", ["topic-0 store", f"{TOPIC.id} restored"])
+def test_an_offset_committed_for_another_incarnation_of_topic_or_table_counts_for_nothing(
+    world, metadata
 ):
     w = world()
-    w.kafka.stored[4] = TopicPartition(TOPIC.name, 4, 17, metadata="topic-0")
+    w.kafka.stored[4] = TopicPartition(TOPIC.name, 4, 17, metadata=metadata)
     w.kafka.assign(4)
     assert w.kafka.starts[4] == OFFSET_BEGINNING
 
@@ -538,6 +543,7 @@ def test_whatever_fails_every_update_takes_effect_once_and_in_order(posted, data
         w = World(clock, [log[done : done + data.draw(st.integers(1, 4))]], table)
         if data.draw(st.booleans()):
             w.kafka.commit_errors = [not_committed()]
+        w.kafka.assign(0)
         with pytest.MonkeyPatch.context() as patch, suppress(StoreRefused):
             patch.setattr(consumer, "time", clock)
             w.turn()
