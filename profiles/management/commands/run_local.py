@@ -19,7 +19,9 @@ from patientsite.local.fences import clear_old_fences
 from patientsite.local.supervisor import Interrupted, RunFailed, Supervisor
 from profiles import connections, topics
 
-PID_FILE = stack.VAR / "run_local.pid"
+LOGS = settings.VAR_DIR / "log"
+TABLES = settings.VAR_DIR / "dynamodb"
+PID_FILE = settings.VAR_DIR / "run_local.pid"
 
 READY = """
 Ready. Post an update, see it in the table and on the page:
@@ -34,6 +36,9 @@ AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test \
 http://127.0.0.1:{ports.web}/profiles/
 
 Ctrl-C stops all; the table is kept under var/."""
+
+ENGINES_READY = """
+Ready: Kafka on 127.0.0.1:{ports.kafka}, DynamoDB on http://127.0.0.1:{ports.dynamodb}"""
 
 STOPPING = "\nStopping: web, consumer once it has read everything, engines ..."
 
@@ -57,12 +62,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Choose by option; a run that can't go on is exit code 1."""
-        stack.LOGS.mkdir(parents=True, exist_ok=True)
+        LOGS.mkdir(parents=True, exist_ok=True)
         try:
             if options["stop"]:
                 background.stop(PID_FILE, self._say)
             elif options["detach"]:
-                background.start(PID_FILE, stack.LOGS / "engines.log", self._say)
+                background.start(PID_FILE, LOGS / "engines.log", self._say)
             else:
                 self._run(_ports(), options["engines_only"])
         except RunFailed as error:
@@ -84,9 +89,11 @@ class Command(BaseCommand):
             try:
                 self._start_engines(supervisor, ports)
                 if engines_only:
+                    self._say(ENGINES_READY.format(ports=ports))
                     pidfile.publish(held)
                 else:
                     self._start_services(supervisor, ports)
+                    self._say(READY.format(ports=ports, table=settings.DYNAMODB_TABLE))
                 supervisor.watch()
             except Interrupted:
                 self._say(STOPPING)
@@ -94,8 +101,8 @@ class Command(BaseCommand):
                 supervisor.stop(stack.catch_up())
 
     def _start_engines(self, supervisor: Supervisor, ports: stack.Ports) -> None:
-        supervisor.start_engine(stack.kafka(ports.kafka))
-        supervisor.start_engine(stack.dynamodb(ports.dynamodb))
+        supervisor.start_engine(stack.kafka(ports.kafka, LOGS))
+        supervisor.start_engine(stack.dynamodb(ports.dynamodb, LOGS, TABLES))
         call_command("migrate", verbosity=0)
         supervisor.wait_until(lambda: stack.listens(ports.kafka), "Kafka")
         supervisor.wait_until(lambda: stack.has_tables(ports.dynamodb), "DynamoDB")
@@ -108,7 +115,6 @@ class Command(BaseCommand):
         supervisor.start_service(stack.consumer())
         supervisor.wait_until(lambda: stack.is_ready(ports.web), "the web process")
         supervisor.wait_until(partial(_has_joined, connections.admin()), "the consumer")
-        self._say(READY.format(ports=ports, table=settings.DYNAMODB_TABLE))
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # a terminal that is gone
