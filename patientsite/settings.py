@@ -84,8 +84,10 @@ FIXED_KAFKA_PROPERTIES = {
     "request.required.acks",
     "auto.offset.reset",
     "bootstrap.servers",
+    "default.topic.config",
     "delivery.timeout.ms",
     "message.timeout.ms",
+    "metadata.broker.list",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
@@ -94,6 +96,7 @@ FIXED_KAFKA_PROPERTIES = {
     "group.protocol",
     "partition.assignment.strategy",
     "partitioner",
+    "transactional.id",
 }
 
 DEVELOPMENT = env("DJANGO_DEBUG", "0", flag)

@@ -1,0 +1,204 @@
+"""Settings: a bad value stops the start and is named; production is closed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PRODUCTION = {
+    "DJANGO_DEBUG": "0",
+    "DJANGO_SECRET_KEY": "k" * 50,
+    "DJANGO_ALLOWED_HOSTS": "profiles.example.org",
+}
+
+
+def python(program: str, **environ: str):
+    """Run a program in a process with no variables of ours but these."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Loads the settings anew with these variables; tells what they came to."""
+
+    def load(**environ: str):
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        namespace: dict[str, object] = {
+            "__file__": str(ROOT / "patientsite/settings.py")
+        }
+        exec((ROOT / "patientsite/settings.py").read_text(), namespace)  # noqa: S102
+        return namespace
+
+    return load
+
+
+BAD = {
+    "DJANGO_DEBUG": ["maybe", "2"],
+    "DJANGO_OPEN_PEERS": ["everywhere", "10.0.0.1/8", "10.0.0.0/33"],
+    "DJANGO_TRUST_PROXY": ["yes please"],
+    "KAFKA_CONFIG": [
+        "acks=1",
+        "[]",
+        '"x"',
+        "{",
+        '{"acks": 1}',
+        '{"enable.idempotence": false}',
+        '{"partitioner": "random"}',
+        '{"enable.auto.commit": true}',
+        '{"auto.offset.reset": "latest"}',
+        '{"group.id": "other"}',
+        '{"bootstrap.servers": "elsewhere:9092"}',
+        '{"metadata.broker.list": "elsewhere:9092"}',
+        '{"transactional.id": "x"}',
+        '{"default.topic.config": {"partitioner": "random"}}',
+    ],
+    "KAFKA_GROUP_PROTOCOL": ["new"],
+    "KAFKA_PARTITIONS": ["0", "-1", "12.5", "many", "١٢"],
+    "KAFKA_RETENTION_MS": ["forever"],
+    "PORT": ["http", "0"],
+    "WEB_THREADS": ["0"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in BAD for value in BAD[name]]
+)
+def test_a_bad_value_stops_the_start_and_names_its_variable(load, name, value):
+    with pytest.raises(Exception, match=rf"^{name} is not valid: "):
+        load(**{name: value})
+
+
+def test_what_is_fixed_in_kafka_config_is_named(load):
+    with pytest.raises(Exception, match="acks, partitioner is fixed"):
+        load(KAFKA_CONFIG='{"partitioner": "random", "acks": 0, "client.id": "x"}')
+
+
+def test_a_fresh_checkout_runs_with_no_variable_set(load):
+    loaded = load()
+    assert loaded["KAFKA_BOOTSTRAP_SERVERS"] == "127.0.0.1:9092"
+    assert loaded["KAFKA_TOPIC"] == "patient-profile"
+    assert loaded["KAFKA_PARTITIONS"] == 12
+    assert loaded["DYNAMODB_ENDPOINT_URL"] == "http://127.0.0.1:4566"
+    assert loaded["DYNAMODB_TABLE"] == "patient-profile"
+    assert loaded["PORT"] == 3000
+
+
+def test_the_group_belongs_to_the_table(load):
+    assert load(DYNAMODB_TABLE="restored")["KAFKA_GROUP_ID"] == "profiles-restored"
+
+
+def test_an_empty_endpoint_means_aws(load):
+    assert load(DYNAMODB_ENDPOINT_URL="")["DYNAMODB_ENDPOINT_URL"] == ""
+
+
+@pytest.mark.parametrize("debug", ["0", "1"])
+def test_django_debug_pages_are_never_on(load, debug):
+    assert load(**{**PRODUCTION, "DJANGO_DEBUG": debug})["DEBUG"] is False
+
+
+def test_production_opens_to_no_peer_and_no_local_endpoint(load):
+    loaded = load(**PRODUCTION, DJANGO_OPEN_PEERS="10.0.0.0/8")
+    assert loaded["OPEN_PEERS"] == []
+    assert loaded["DYNAMODB_ENDPOINT_URL"] == ""
+    assert loaded["ALLOWED_HOSTS"] == ["profiles.example.org"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DJANGO_SECRET_KEY", "k" * 49),
+        ("DJANGO_SECRET_KEY", ""),
+        ("DJANGO_ALLOWED_HOSTS", ""),
+        ("DJANGO_ALLOWED_HOSTS", "*"),
+        ("DJANGO_ALLOWED_HOSTS", "profiles.example.org, *"),
+    ],
+    ids=repr,
+)
+def test_production_refuses_to_start_half_configured(load, name, value):
+    with pytest.raises(Exception, match=rf"^{name} is not valid: production needs"):
+        load(**{**PRODUCTION, name: value})
+
+
+def test_the_process_itself_ends_with_the_sentence():
+    ended = python("import patientsite.settings", KAFKA_PARTITIONS="0")
+    assert ended.returncode != 0
+    assert ended.stderr.strip().endswith(
+        "KAFKA_PARTITIONS is not valid: give a whole number from 1 on"
+    )
+
+
+def test_unset_means_production():
+    ended = python("import patientsite.settings")
+    assert "DJANGO_SECRET_KEY is not valid" in ended.stderr
+
+
+ASK = """
+import django, json, os, sys
+os.environ["DJANGO_SETTINGS_MODULE"] = "patientsite.settings"
+django.setup()
+from django.test import Client
+client = Client(headers={"host": "profiles.example.org"})
+secure = {"secure": True}
+body = {"data": b'{"PatientId": "1"}', "content_type": "application/json"}
+answers = {
+    "post": client.post("/patientprofile", **body, **secure),
+    "get": client.get("/patientprofile/1", **secure),
+    "garbage": client.post("/patientprofile", **{**body, "data": b"{"}, **secure),
+    "large": client.post("/patientprofile", **{**body, "data": b" " * 99999}, **secure),
+    "delete": client.delete("/patientprofile", **secure),
+    "page": client.get("/profiles/", **secure),
+    "detail": client.get("/profiles/1/", **secure),
+    "plain": client.get("/profiles/"),
+    "alive": client.get("/livez"),
+    "foreign": client.get("/livez", headers={"host": "evil.example"}),
+}
+json.dump({n: [r.status_code, dict(r.headers)] for n, r in answers.items()}, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory):
+    """What a production process answers, by request."""
+    ended = python(ASK, VAR_DIR=str(tmp_path_factory.mktemp("var")), **PRODUCTION)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("request_", ["post", "get", "garbage", "large", "delete"])
+def test_production_answers_401_to_the_api_before_anything_else(production, request_):
+    status, headers = production[request_]
+    assert status == 401
+    assert headers["WWW-Authenticate"].startswith("Bearer")
+    assert headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("request_", ["page", "detail"])
+def test_production_sends_the_pages_visitors_to_sign_in(production, request_):
+    status, headers = production[request_]
+    assert status == 302
+    assert headers["Location"].startswith("/admin/login/?next=/profiles/")
+
+
+def test_production_redirects_to_tls_but_for_the_probes(production):
+    assert production["plain"][0] == 301
+    assert production["plain"][1]["Location"].startswith("https://")
+    assert production["alive"][0] == 200
+
+
+def test_production_serves_only_its_own_names(production):
+    assert production["foreign"][0] == 400
