@@ -1,0 +1,140 @@
+"""The Makefile: when an environment is made, and with which environment it runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAKE = shutil.which("make") or "make"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What the Makefile reads, in a folder of its own, without environments."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for pattern in ("Makefile", "requirements*.txt", "constraints*.txt"):
+        for path in ROOT.glob(pattern):
+            shutil.copy(path, folder)
+    return folder
+
+
+def make(folder: Path, *arguments: str, **environ: str) -> str:
+    """What make says, on either stream, of a run that may fail."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    return subprocess.run(
+        [MAKE, *arguments],
+        cwd=folder,
+        env={**inherited, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ).stdout
+
+
+def pretend_to_make_environments(folder: Path) -> None:
+    for stamp in re.findall(r"^touch (\S+)", make(folder, "-n", "test"), re.MULTILINE):
+        (folder / stamp).parent.mkdir(exist_ok=True)
+        (folder / stamp).touch()
+
+
+def test_a_fresh_checkout_makes_both_environments(checkout):
+    said = make(checkout, "-n", "run")
+    assert "Making .venv ..." in said
+    assert "Making .venv-engines ..." in said
+
+
+def test_an_environment_that_is_made_is_not_made_again(checkout):
+    pretend_to_make_environments(checkout)
+    assert "Making" not in make(checkout, "-n", "run")
+    assert "Adding" not in make(checkout, "-n", "test")
+
+
+def test_a_half_made_environment_is_made_anew(checkout):
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    assert "rm -rf .venv &&" in make(checkout, "-n", "run")
+
+
+@pytest.mark.parametrize(
+    ("file", "remade"),
+    [
+        ("requirements.txt", "Making .venv ..."),
+        ("constraints.txt", "Making .venv ..."),
+        ("requirements-dev.txt", "Adding the test tools"),
+        ("requirements-engines.txt", "Making .venv-engines ..."),
+        ("constraints-engines.txt", "Making .venv-engines ..."),
+    ],
+)
+def test_a_changed_pin_makes_the_environment_anew(checkout, file, remade):
+    pretend_to_make_environments(checkout)
+    (checkout / file).write_text("another==1.0\n")
+    assert remade in make(checkout, "-n", "test")
+
+
+def test_a_moved_checkout_makes_its_environments_anew(checkout):
+    pretend_to_make_environments(checkout)
+    moved = checkout.rename(checkout.with_name("moved"))
+    said = make(moved, "-n", "run")
+    assert "Making .venv ..." in said
+    assert "Making .venv-engines ..." in said
+
+
+def test_another_python_makes_the_environments_anew(checkout):
+    pretend_to_make_environments(checkout)
+    another = checkout / "python"
+    another.write_text("#!/bin/sh\necho /opt/another/python\n")
+    another.chmod(0o755)
+    assert "Making .venv ..." in make(checkout, "-n", "run", f"PYTHON={another}")
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "no-such-python"])
+def test_a_python_that_does_not_do_is_named_with_the_way_out(checkout, python):
+    said = make(checkout, "run", f"PYTHON={python}")
+    assert f"'{python}' is not Python 3.11 or newer" in said
+    assert "make run PYTHON=" in said
+    assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize("target", ["run", "test", "test-real", "local-dev-stack"])
+def test_no_inherited_kafka_or_dynamodb_reaches_a_run_or_a_test(checkout, target):
+    said = make(
+        checkout,
+        "-n",
+        target,
+        KAFKA_BOOTSTRAP_SERVERS="kafka.example.org:9092",
+        DYNAMODB_TABLE="production",
+        AWS_PROFILE="production",
+        KAFKA_PORT="19092",
+        DYNAMODB_PORT="14566",
+    )
+    for name in ("KAFKA_BOOTSTRAP_SERVERS", "DYNAMODB_TABLE", "AWS_PROFILE"):
+        assert f"-u{name}" in said
+    assert "-uKAFKA_PORT" not in said
+    assert "-uDYNAMODB_PORT" not in said
+
+
+@pytest.mark.parametrize(
+    ("debug", "server"), [("1", "runserver"), ("0", "serve"), ("false", "serve")]
+)
+def test_the_producer_serves_as_production_does_where_it_is_not_development(
+    checkout, debug, server
+):
+    pretend_to_make_environments(checkout)
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "ran $*"\n')
+    python.chmod(0o755)
+    said = make(checkout, "run-producer", DJANGO_DEBUG=debug)
+    assert f"ran manage.py {server}\n" in said
+
+
+def test_help_lists_the_targets(checkout):
+    said = make(checkout)
+    for target in ("run", "test", "local-dev-stack", "mod-tidy", "mod-dl"):
+        assert re.search(rf"^{target} +\w", said, re.MULTILINE)
