@@ -5,20 +5,21 @@ A command in, a process with a log file out; does not know what the command serv
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-# Linux kills an engine when the *thread* that started it ends, so all are started
-# by one thread that lives as long as this process.
-_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine-starter")
+from tests.engines import reaper
+
 _handed_out: set[int] = set()
 
 
@@ -49,8 +50,28 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
         time.sleep(0.05)
 
 
+@functools.cache
+def _reaper() -> subprocess.Popen[bytes]:
+    """The process that outlives this one and ends what it left."""
+    return subprocess.Popen(
+        [sys.executable, "-IS", reaper.__file__],
+        stdin=subprocess.PIPE,
+        bufsize=0,  # a line is one write, whichever thread it comes from
+        start_new_session=True,
+    )
+
+
+def _tell_reaper(line: str) -> None:
+    to_reaper = _reaper().stdin
+    assert to_reaper is not None
+    to_reaper.write(line.encode())
+
+
 class Engine:
-    """Keeps its port and its directory over any number of starts."""
+    """Keeps its port and its directory over any number of starts.
+
+    Its process leads a group: what harms it harms the children that it started too.
+    """
 
     environ: Mapping[str, str] | None = None  # this process's own
 
@@ -73,28 +94,23 @@ class Engine:
     @property
     def pid(self) -> int:
         if self._process is None:
-            raise RuntimeError(f"{self.name} was not started")
+            raise RuntimeError(f"{self.name} does not run")
         return self._process.pid
 
     def start(self) -> None:
         if self.running:
             raise RuntimeError(f"{self.name} runs already")
-        self._process = _starter.submit(self._spawn).result()
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        setpriv = shutil.which(
-            "setpriv"
-        )  # Linux only; elsewhere the owner must stop it
-        dies_with_us = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+        self._end_group()
         with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [*dies_with_us, *self.command()],
+            self._process = subprocess.Popen(
+                self.command(),
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the owner
             )
+        _tell_reaper(f"+{self.pid}\n")
 
     def wait_ready(self, timeout_s: float = 60) -> None:
         def ready_or_dead() -> bool:
@@ -106,38 +122,44 @@ class Engine:
 
     def terminate(self) -> None:
         """Ask it to end, without waiting; a suspended one is resumed to hear it."""
-        self._send(signal.SIGTERM)
-        self._send(signal.SIGCONT)
+        if self._process is not None:
+            self._process.terminate()
+        self.resume()
 
     def stop(self, timeout_s: float = 10) -> None:
         self.terminate()
-        try:
-            self._wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+        self.kill()
 
     def kill(self) -> None:
-        self._send(signal.SIGKILL)
-        self._wait(timeout_s=None)
+        self._end_group()
 
     def suspend(self) -> None:
-        self._send(signal.SIGSTOP)
+        self._signal_group(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._send(signal.SIGCONT)
+        self._signal_group(signal.SIGCONT)
 
     def restart(self) -> None:
         self.stop()
         self.start()
         self.wait_ready()
 
-    def _send(self, number: signal.Signals) -> None:
+    def _end_group(self) -> None:
+        """Kill it and what it left; nothing of it runs afterwards."""
         if self._process is not None:
-            self._process.send_signal(number)
+            self._signal_group(signal.SIGKILL)
+            self._process.wait()
+            _tell_reaper(f"-{self.pid}\n")
+            self._process = None
 
-    def _wait(self, timeout_s: float | None) -> None:
+    def _signal_group(self, number: signal.Signals) -> None:
+        # macOS answers EPERM for a group of which only zombies are left.
         if self._process is not None:
-            self._process.wait(timeout_s)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
 
     def __enter__(self) -> Self:
         self.start()
