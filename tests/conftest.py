@@ -22,20 +22,31 @@ hypothesis_settings.register_profile("tests", deadline=None)
 hypothesis_settings.load_profile("tests")
 
 
-@pytest.fixture
-def dynamodb(settings, monkeypatch):
-    """A DynamoDB client on moto, with the configured table."""
+@pytest.fixture(scope="module")
+def moto():
+    """A DynamoDB client on moto, kept for a module: making one takes a moment."""
+    from django.conf import settings
     from moto import mock_aws
 
+    from profiles import connections
+
+    with mock_aws(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setattr(settings, "DYNAMODB_ENDPOINT_URL", "")
+        yield connections.dynamodb()
+
+
+@pytest.fixture
+def dynamodb(moto, settings, monkeypatch):
+    """The client on moto, in use everywhere, with the configured table and no other."""
     from profiles import connections, items, lookups
 
-    settings.DYNAMODB_ENDPOINT_URL = ""
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with mock_aws():
-        client = connections.dynamodb()
-        client.create_table(**items.table_definition(settings.DYNAMODB_TABLE))
-        lookups.profiles.cache_clear()
-        yield client
+    for table in moto.list_tables()["TableNames"]:
+        moto.delete_table(TableName=table)
+    moto.create_table(**items.table_definition(settings.DYNAMODB_TABLE))
+    monkeypatch.setattr(connections, "dynamodb", lambda: moto)
+    lookups.profiles.cache_clear()
+    yield moto
     lookups.profiles.cache_clear()
 
 

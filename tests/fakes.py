@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError
-from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_CREATE_TIME,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 
 from profiles.records import Record
 from profiles.topics import Topic
@@ -193,6 +199,9 @@ class FakeKafkaProducer:
     def __len__(self) -> int:
         return len(self.waiting)
 
+    def __bool__(self) -> bool:
+        return True  # as confluent_kafka's, however empty
+
 
 def refusal(code: str, status: int = 400) -> ClientError:
     """An answer of DynamoDB that is an error; its text quotes a value, as AWS may."""
@@ -238,3 +247,58 @@ class FakeDynamoDB:
         for name in filter(None, removals.split(", ")):
             item.pop(names[name], None)
         self.items[key] = item
+
+
+class Answer:
+    """A future that has come."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def result(self, timeout: float | None = None) -> Any:
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+class FakeAdmin:
+    """A cluster's topics: name to partitions and configuration."""
+
+    def __init__(self, brokers: int = 1) -> None:
+        self.brokers = dict.fromkeys(range(brokers))
+        self.topics: dict[str, Any] = {}
+        self.created: list[Any] = []
+        self.failure: int | None = None
+
+    def list_topics(self, topic: str | None = None, timeout: float = 0) -> Any:
+        return self
+
+    def create_topics(self, new, operation_timeout: float) -> dict[str, Answer]:
+        (topic,) = new
+        exists = topic.topic in self.topics
+        error = self.failure or (exists and KafkaError.TOPIC_ALREADY_EXISTS)
+        if error:
+            return {topic.topic: Answer(KafkaException(KafkaError(error)))}
+        self.created.append(topic)
+        partitions = dict.fromkeys(range(topic.num_partitions))
+        self.topics[topic.topic] = SimpleNamespace(
+            id="topic-1", partitions=partitions, config={**topic.config}
+        )
+        return {topic.topic: Answer(None)}
+
+    def describe_topics(self, names, request_timeout: float) -> dict[str, Answer]:
+        (name,) = names.topic_names
+        if self.failure is not None:
+            return {name: Answer(KafkaException(KafkaError(self.failure)))}
+        topic = self.topics[name]
+        found = SimpleNamespace(topic_id=topic.id, partitions=[*topic.partitions])
+        return {name: Answer(found)}
+
+    def describe_configs(self, resources, request_timeout: float) -> dict[Any, Answer]:
+        (resource,) = resources
+        config = self.topics[resource.name].config
+        return {
+            resource: Answer(
+                {name: SimpleNamespace(value=value) for name, value in config.items()}
+            )
+        }

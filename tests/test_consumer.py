@@ -490,6 +490,32 @@ def test_a_recreated_topic_is_noticed_before_the_next_batch(world, clock):
     assert w.table.items == {}
 
 
+def test_a_record_of_a_partition_that_is_not_ours_is_left_to_its_owner(world):
+    w = world([message(0), message(7, "3", partition=3)])
+    w.turn()
+    assert {*w.table.items} == {"1"}
+    assert w.kafka.commits == [{0: 1}]
+
+
+def test_nothing_is_written_before_the_topic_is_known_to_be_the_same(world):
+    written_meanwhile: list[Any] = []
+    w = world([message(0)])
+    w.kafka.turns += [lambda: written_meanwhile.append([*w.table.items])]
+    w.topics = [KafkaUnavailable("away")]
+    w.turn()
+    assert written_meanwhile == [[]]
+    assert {*w.table.items} == {"1"}
+
+
+def test_a_batch_read_from_a_recreated_topic_is_not_written(world):
+    w = world([message(0, FirstName="new")])
+    w.topics = [RECREATED]
+    with pytest.raises(StartOver):
+        w.turn()
+    assert w.table.items == {}
+    assert w.kafka.commits == []
+
+
 def test_a_recreated_topic_is_noticed_at_assignment(world):
     w = world()
     w.topics = [RECREATED]

@@ -14,7 +14,7 @@ from botocore.exceptions import (
 )
 
 from profiles import connections, items, upserts
-from profiles.upserts import StoreRefused, Table
+from profiles.upserts import StoreAway, StoreRefused, Table
 from tests.fakes import Clock, FakeDynamoDB, refusal, update_at
 
 URL = "http://127.0.0.1:1"
@@ -42,8 +42,10 @@ def answers(dynamodb):
             return AWSResponse(URL, error[0], headers, Raw(error[1]))
         return None
 
-    dynamodb.meta.events.register("before-send.dynamodb.UpdateItem", answer)
-    return script
+    event = "before-send.dynamodb.UpdateItem"
+    dynamodb.meta.events.register_first(event, answer)
+    yield script
+    dynamodb.meta.events.unregister(event, answer)
 
 
 def stored(client, patient="1"):
@@ -171,3 +173,28 @@ def test_an_outcome_shows_no_value():
     client = FakeDynamoDB()
     client.troubles = [refusal("ThrottlingException")]
     assert "Secret" not in repr(attempt(client, update_at(0, FirstName="Secret")))
+
+
+def test_a_table_is_identified_by_its_id_or_else_by_its_creation(dynamodb):
+    made_at = dynamodb.describe_table(TableName="patient-profile")["Table"][
+        "CreationDateTime"
+    ]
+    assert (
+        Table(dynamodb, "patient-profile").identity()
+        == f"created-{int(made_at.timestamp())}"
+    )
+    client: Any = FakeDynamoDB()
+    told = {"CreationDateTime": made_at, "TableId": "a-b-c"}
+    client.describe_table = lambda TableName: {"Table": told}
+    assert Table(client, "patient-profile").identity() == "a-b-c"
+
+
+def test_a_missing_table_has_no_identity(dynamodb):
+    with pytest.raises(StoreRefused, match="manage.py provision"):
+        Table(dynamodb, "other").identity()
+
+
+def test_a_table_that_is_away_has_no_identity_yet(settings):
+    settings.DYNAMODB_ENDPOINT_URL = URL
+    with pytest.raises(StoreAway, match="EndpointConnectionError"):
+        Table(connections.dynamodb(), "patient-profile").identity()

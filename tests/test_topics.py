@@ -1,0 +1,171 @@
+"""Topics from outside any group: what a topic is, and whether it is read to its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+
+from profiles import topics
+from profiles.topics import KafkaUnavailable, Topic, TopicMissing, Watch, WrongTopic
+from tests.fakes import TOPIC, FakeAdmin, FakeMessage, message
+
+
+@pytest.fixture
+def admin():
+    """A cluster with the topic."""
+    from profiles.provision import provision_topic, topic_plans
+
+    admin: Any = FakeAdmin()
+    [*provision_topic(admin, topic_plans(TOPIC.name, "dlq", 12, -1)[0])]
+    return admin
+
+
+def test_a_topic_is_its_id_and_its_partitions(admin):
+    assert topics.describe(admin, TOPIC.name) == TOPIC
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "told"),
+    [
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, TopicMissing, "manage.py provision"),
+        (KafkaError._TRANSPORT, KafkaUnavailable, "_TRANSPORT"),
+        (KafkaError._TIMED_OUT, KafkaUnavailable, "_TIMED_OUT"),
+    ],
+)
+def test_a_topic_that_is_not_told_is_an_error_that_says_what_to_do(
+    admin, code, kind, told
+):
+    admin.failure = code
+    with pytest.raises(kind, match=told):
+        topics.describe(admin, TOPIC.name)
+
+
+def test_another_partition_count_is_a_wrong_topic(admin, settings):
+    settings.KAFKA_PARTITIONS = 24
+    with pytest.raises(WrongTopic, match=r"12 partitions .* KAFKA_PARTITIONS is 24"):
+        topics.configured(admin)
+
+
+class Reads:
+    """What a watch reads: answers and errors in turn."""
+
+    def __init__(self, *answers: Topic | Exception) -> None:
+        self.answers = [*answers]
+
+    def __call__(self) -> Topic:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """A watch that looks only when it is told to."""
+
+    def make(*answers: Topic | Exception) -> Watch:
+        watch = Watch(Reads(*answers))
+        monkeypatch.setattr(watch, "_start", lambda: None)
+        return watch
+
+    return make
+
+
+def test_a_watch_tells_the_topic_as_it_last_was(watch):
+    recreated = Topic(TOPIC.name, "topic-2", 12)
+    seen = watch(TOPIC, recreated)
+    seen._look()
+    assert seen.current() == TOPIC
+    seen._look()
+    assert seen.current() == recreated
+
+
+def test_a_short_silence_is_no_news(watch):
+    seen = watch(TOPIC, KafkaUnavailable("away"))
+    seen._look()
+    seen._look()
+    assert seen.current() == TOPIC
+
+
+def test_a_long_silence_is_an_error(watch, monkeypatch):
+    monkeypatch.setattr(topics, "SILENCE_S", -1)
+    seen = watch(TOPIC, KafkaUnavailable("away"), TOPIC)
+    seen._look()
+    seen._look()
+    with pytest.raises(KafkaUnavailable, match="away"):
+        seen.current()
+    seen._look()
+    assert seen.current() == TOPIC
+
+
+def test_a_topic_that_became_wrong_is_an_error_at_once(watch):
+    seen = watch(TOPIC, WrongTopic("grown"))
+    seen._look()
+    seen._look()
+    with pytest.raises(WrongTopic, match="grown"):
+        seen.current()
+
+
+def test_without_an_answer_in_time_kafka_is_unavailable(watch, monkeypatch):
+    monkeypatch.setattr(topics, "DESCRIBE_TIMEOUT_S", -1)
+    with pytest.raises(KafkaUnavailable, match="not answered yet"):
+        watch().current()
+
+
+class FakeReader:
+    """A consumer outside the group, over partitions of a given length."""
+
+    def __init__(self, committed: dict[int, int], lengths: dict[int, int]) -> None:
+        self.stored, self.lengths = committed, lengths
+        self.starts: dict[int, int] = {}
+
+    def committed(self, places, timeout: float) -> list[TopicPartition]:
+        return [
+            TopicPartition(p.topic, p.partition, self.stored.get(p.partition, -1001))
+            for p in places
+        ]
+
+    def incremental_assign(self, places) -> None:
+        self.starts |= {place.partition: place.offset for place in places}
+
+    def consume(self, number: int, timeout: float) -> list[Any]:
+        found = []
+        for partition, start in self.starts.items():
+            if max(start, 0) < self.lengths[partition]:
+                found.append(message(start, partition=partition))
+            else:
+                end = KafkaError._PARTITION_EOF
+                found.append(FakeMessage(start, partition=partition, error=end))
+        return found
+
+    def unassign(self) -> None:
+        self.starts = {}
+
+
+@pytest.mark.parametrize(
+    ("committed", "lengths", "read"),
+    [
+        ({0: 5, 1: 7}, {0: 5, 1: 7}, True),
+        ({0: 5, 1: 6}, {0: 5, 1: 7}, False),
+        ({0: 5}, {0: 5, 1: 0}, True),
+        ({0: 5}, {0: 5, 1: 1}, False),
+        ({}, {0: 0, 1: 0}, True),
+    ],
+    ids=["to the end", "one short", "one empty", "one unread", "all empty"],
+)
+def test_all_is_read_when_every_partition_is_committed_to_its_end(
+    committed, lengths, read
+):
+    reader: Any = FakeReader(committed, lengths)
+    assert topics.all_read(reader, TOPIC.name, [0, 1]) is read
+    assert reader.starts == {}
+
+
+def test_a_partition_without_a_commit_is_looked_at_from_its_beginning():
+    reader: Any = FakeReader({}, {0: 0})
+    starts = []
+    reader.unassign = lambda: starts.append(reader.starts)
+    topics.all_read(reader, TOPIC.name, [0])
+    assert starts == [{0: OFFSET_BEGINNING}]
