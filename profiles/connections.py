@@ -78,12 +78,15 @@ def admin() -> AdminClient:
     return AdminClient(_kafka(_CONSUMER_ONLY + _PRODUCER_ONLY), logger=kafka_log)
 
 
-def dynamodb() -> DynamoDBClient:
-    """A DynamoDB client that tries once: the consumer itself waits and tries again."""
+def dynamodb(attempts: int = 1) -> DynamoDBClient:
+    """A DynamoDB client that tries once: the consumer itself waits and tries again.
+
+    Who has no such patience of his own, and a table to read, asks for more attempts.
+    """
     config = Config(
         connect_timeout=2,
         read_timeout=5,
-        retries={"total_max_attempts": 1},
+        retries={"total_max_attempts": attempts},
         parameter_validation=False,
         max_pool_connections=16,
     )

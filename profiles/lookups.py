@@ -63,6 +63,13 @@ class Profiles:
         last = answer.get("LastEvaluatedKey")
         return Page(list(answer["Items"]), last[items.KEY]["S"] if last else None)
 
+    def all(self) -> Iterator[items.Item]:
+        """Every item of the table, each page read consistently."""
+        scan = self._client.get_paginator("scan")
+        with _reading(self._table):
+            for page in scan.paginate(TableName=self._table, ConsistentRead=True):
+                yield from page["Items"]
+
 
 @cache
 def profiles() -> Profiles:

@@ -143,6 +143,8 @@ class PatientProfile(serializers.Serializer[Any]):
 
 _PROFILE = PatientProfile()
 
+FIELDS = [name for name in _PROFILE.fields.keys() if name != "PatientId"]  # noqa: SIM118 DRF types iteration as values
+
 
 def parse(data: object) -> Update:
     """Validate parsed JSON into an update.

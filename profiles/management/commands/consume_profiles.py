@@ -80,25 +80,24 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: consumer.stop())
         try:
-            consumer.run(_caught_up(consumer) if until_caught_up else _never)
+            consumer.run(self.caught_up(consumer) if until_caught_up else _never)
         except StartOver as reason:
             self.stderr.write(f"{reason}: starting over")
             return False
         return True
 
+    def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
+        """Whether we and, where others own partitions, the others are at the end."""
+        group = connections.group_reader()
+
+        def caught_up() -> bool:
+            others = set(range(settings.KAFKA_PARTITIONS)) - consumer.owned
+            return consumer.caught_up and (
+                not others or topics.all_read(group, settings.KAFKA_TOPIC, others)
+            )
+
+        return caught_up
+
 
 def _never() -> bool:
     return False
-
-
-def _caught_up(consumer: ProfileConsumer) -> Callable[[], bool]:
-    """Whether we and, where others own partitions, the others are at the end."""
-    group = connections.group_reader()
-
-    def caught_up() -> bool:
-        others = set(range(settings.KAFKA_PARTITIONS)) - consumer.owned
-        return consumer.caught_up and (
-            not others or topics.all_read(group, settings.KAFKA_TOPIC, others)
-        )
-
-    return caught_up

@@ -1,0 +1,140 @@
+"""`manage.py audit_profiles`: is every item what the log says it is?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from profiles import connections, topics
+from profiles.audit import Report, Sample, audit
+from profiles.histories import Finding, Spans
+from profiles.items import Item
+from profiles.logs import Log, LogMoved
+from profiles.lookups import Profiles, StoreUnavailable
+from profiles.management.progress import Progress
+from profiles.records import Record
+from profiles.redrive import DeadLetters
+from profiles.updates import Receipt
+from profiles.upserts import StoreAway, StoreRefused, Table
+
+ATTEMPTS = 8
+PRINTED = 10
+NO_ANSWER = 2
+"""Exit code where the audit could not be made: 1 is for damage."""
+
+
+class Command(BaseCommand):
+    """Wires the readings to the audit, and tells what it found."""
+
+    help = "Compare every item with its patient's records; exit code 1 on damage."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--sample",
+            type=sample,
+            default=Sample(),
+            metavar="N/M",
+            help="a stable share of the patients, so that memory stays bounded",
+        )
+        parser.add_argument("--json", action="store_true", help="everything, as JSON")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Audit the configured table against the configured topic."""
+        try:
+            report = self._audit(options["sample"])
+        except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
+            raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
+        except (StoreUnavailable, StoreAway, StoreRefused) as error:
+            raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
+        if options["json"]:
+            self.stdout.write(json.dumps(as_json(report), indent=2))
+        else:
+            self.stdout.writelines(as_text(report))
+        if report.damaged:
+            raise CommandError(
+                f"{report.damaged} are not as the log says: docs/operations.md tells "
+                "what each class means and what to do."
+            )
+
+    def _audit(self, share: Sample) -> Report:
+        admin = connections.admin()
+        topic = topics.configured(admin)
+        report = audit(_System(topic), topic.id, share)
+        if topics.configured(admin).id != topic.id:
+            raise LogMoved(f"topic {topic.name} was recreated meanwhile: audit again")
+        return report
+
+
+class _System:
+    """The running system, as the audit reads it."""
+
+    def __init__(self, topic: topics.Topic) -> None:
+        dynamodb = connections.dynamodb(ATTEMPTS)
+        letters = topics.describe(connections.admin(), settings.KAFKA_DLQ_TOPIC)
+        self._store = Table(dynamodb, settings.DYNAMODB_TABLE)
+        self._profiles = Profiles(dynamodb, settings.DYNAMODB_TABLE)
+        self._log = Log(connections.group_reader(), topic)
+        self._letters = DeadLetters(Log(connections.group_reader(), letters))
+
+    def committed(self) -> dict[int, int]:
+        return self._log.committed(self._store.identity())
+
+    def items(self) -> Iterator[Item]:
+        return self._profiles.all()
+
+    def spans(self) -> dict[int, range]:
+        return self._log.spans()
+
+    def dead_letters(self) -> Collection[Receipt]:
+        self._letters.read()
+        return self._letters.letters
+
+    def records(self, spans: Spans) -> Iterator[Record]:
+        total = sum(map(len, spans.values()))
+        progress = Progress(sys.stderr, total, "records")
+        return progress.along(self._log.records(spans))
+
+
+def sample(text: str) -> Sample:
+    """Option type: 1/8."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise argparse.ArgumentTypeError("give a share such as 1/8")
+    return Sample(int(found[1]), int(found[2]))
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Counts and all PatientIds; of those in order only how many there are."""
+    found = {
+        finding.name.lower(): {
+            "patients": len(tally.patients),
+            "records": tally.records,
+            "patient_ids": sorted(tally.patients),
+            "receipts": [str(place) for place in tally.places],
+        }
+        for finding, tally in report.tallies.items()
+    }
+    del found["in_order"]["patient_ids"]
+    return {"items": report.items, "records": report.records, "findings": found}
+
+
+def as_text(report: Report) -> Iterator[str]:
+    """A table with the first few of each class."""
+    yield (
+        f"{report.items:,} items of table {settings.DYNAMODB_TABLE} against "
+        f"{report.records:,} records of topic {settings.KAFKA_TOPIC}\n"
+    )
+    yield f"{'':14} {'patients':>10} {'records':>10}\n"
+    for finding, tally in report.tallies.items():
+        line = f"{finding:14} {len(tally.patients):>10,} {tally.records or '':>10}"
+        who = [] if finding is Finding.IN_ORDER else sorted(tally.patients)
+        who += [f"record {place}" for place in tally.places]
+        more = [f"... {len(who) - PRINTED:,} more"] if len(who) > PRINTED else []
+        yield f"{line}  {', '.join(who[:PRINTED] + more)}".rstrip() + "\n"

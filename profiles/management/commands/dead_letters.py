@@ -1,0 +1,150 @@
+"""`manage.py dead_letters`: list what is no update, show one, redrive what is by now."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from profiles import connections, serializers, topics
+from profiles.dead_letters import DeadLetterTopic
+from profiles.logs import Log, LogMoved
+from profiles.producer import NotAcknowledged, Publisher
+from profiles.records import InvalidRecord, Record
+from profiles.redrive import DeadLetters, Letter, NotMarked, redrive
+from profiles.updates import Update
+
+NEWER = (
+    "A redriven update is a new update: it is newer than all of its patient so far, "
+    "also than those that were posted after the dead letter. A second redrive leaves "
+    "it out; only a crash between its publication and the note of it may repeat one."
+)
+
+
+class Command(BaseCommand):
+    """Wires the dead-letter topic to its three uses."""
+
+    help = "List, show and redrive the dead letters."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        actions.add_parser("list", help="one line for each")
+        show = actions.add_parser("show", help="one, without its values")
+        show.add_argument("place", help="as the list names it")
+        show.add_argument("--values", action="store_true", help="with its values")
+        redriving = actions.add_parser(
+            "redrive", help="publish those that are valid now as new updates"
+        )
+        redriving.add_argument("place", nargs="?", help="only this one")
+        redriving.add_argument("--yes", action="store_true", help="do it")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Read the topic, then do what was asked."""
+        try:
+            topic = topics.describe(connections.admin(), settings.KAFKA_DLQ_TOPIC)
+            self._letters = DeadLetters(Log(connections.group_reader(), topic))
+            self._letters.read()
+            getattr(self, f"_{options['action']}")(**options)
+        except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
+            raise CommandError(f"{error}.") from None
+
+    def _list(self, **options: Any) -> None:
+        """Reason, source, age and count; no values."""
+        self.stdout.write(
+            f"{len(self._letters.letters)} dead letters, {len(self._letters.open)} of "
+            "them not redriven"
+        )
+        for letter in self._letters.letters.values():
+            self.stdout.write("  ".join(self._summary(letter)))
+        if self._letters.foreign:
+            self.stdout.write(
+                f"{self._letters.foreign} records without the consumer's headers"
+            )
+
+    def _show(self, place: str, values: bool, **options: Any) -> None:
+        """One letter; its bytes only where they are asked for."""
+        letter = self._find(place)
+        record = self._record(letter)
+        for line in (*self._summary(letter), *_sizes(record)):
+            self.stdout.write(line)
+        if values:
+            self.stdout.write(f"key: {_text(record.key)}")
+            for name, value in record.headers:
+                self.stdout.write(f"header {name}: {_text(value)}")
+            self.stdout.write(f"value: {_text(record.value)}")
+
+    def _redrive(self, place: str | None, yes: bool, **options: Any) -> None:
+        """Validate again, and publish what is an update after all."""
+        chosen = self._letters.open
+        if place:
+            chosen = [letter for letter in chosen if letter is self._find(place)]
+        valid = [*self._updates(chosen)]
+        self.stdout.write(f"{len(valid)} of {len(chosen)} dead letters are valid now.")
+        if not valid:
+            return
+        self.stdout.write(NEWER)
+        if not yes:
+            self.stdout.write("Nothing was sent: add --yes to redrive.")
+            return
+        try:
+            self._send(valid)
+        except NotAcknowledged as error:
+            raise CommandError(
+                f"{error}: the last one is on the topic zero times or once. Redrive again."
+            ) from None
+        except NotMarked as error:
+            raise CommandError(f"{error}.") from None
+
+    def _send(self, valid: list[tuple[Letter, Update]]) -> None:
+        publisher = Publisher(connections.producer, topics.watch().current, capacity=1)
+        kept = DeadLetterTopic(
+            connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
+        )
+        for letter, update in valid:
+            receipt = redrive(letter, update, publisher.publish, kept)
+            self.stdout.write(f"{letter.place} redriven as {receipt}")
+
+    def _updates(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Update]]:
+        for letter in letters:
+            with contextlib.suppress(InvalidRecord):
+                yield letter, serializers.decode(self._record(letter))
+
+    def _find(self, place: str) -> Letter:
+        for letter in self._letters.letters.values():
+            if str(letter.place) == place:
+                return letter
+        raise CommandError(f"No dead letter {place}: `dead_letters list` names them.")
+
+    def _record(self, letter: Letter) -> Record:
+        record = self._letters.record(letter)
+        if record is None:
+            raise CommandError(f"{letter.place} is no longer on the dead-letter topic.")
+        return record
+
+    def _summary(self, letter: Letter) -> list[str]:
+        age = datetime.now(UTC) - datetime.fromtimestamp(letter.kept_ms / 1000, UTC)
+        redriven = self._letters.redriven.get(letter.place)
+        return [
+            str(letter.place),
+            f"{letter.code}: {letter.detail}",
+            f"kept for {timedelta(seconds=int(age.total_seconds()))}",
+            f"written {letter.copies} times" if letter.copies > 1 else "written once",
+            f"redriven as {redriven}" if redriven else "not redriven",
+        ]
+
+
+def _sizes(record: Record) -> Iterator[str]:
+    for name, content in (("key", record.key), ("value", record.value)):
+        yield f"{name}: " + ("none" if content is None else f"{len(content)} bytes")
+    yield f"headers: {len(record.headers)}"
+
+
+def _text(content: str | bytes | None) -> str:
+    """Readable, whatever the bytes are; no control character reaches the terminal."""
+    if isinstance(content, bytes):
+        content = content.decode(errors="backslashreplace")
+    return "none" if content is None else ascii(content)
