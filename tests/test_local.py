@@ -218,6 +218,7 @@ def test_a_signal_that_arrives_twice_is_one(run):
     run.start()
     run.wait_up()
     run.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "interrupted" in run.lines("said"), 10, "it did not stop")
     run.process.send_signal(signal.SIGTERM)
     assert run.wait_end() == (0, "")
     assert run.lines("ended") == ["web", "consumer", "last", "engine"]
