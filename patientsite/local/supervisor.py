@@ -169,4 +169,4 @@ class Supervisor:
         now = time.monotonic()
         if now - self._interrupted_at > SAME_SIGNAL_S:
             self._interrupts += 1
-        self._interrupted_at = now
+            self._interrupted_at = now
