@@ -16,6 +16,7 @@ from profiles.updates import MergedUpdate, Source
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import (
         AttributeValueTypeDef,
+        BatchStatementRequestTypeDef,
         CreateTableInputTypeDef,
         UpdateItemInputTypeDef,
     )
@@ -43,20 +44,16 @@ def fence_name(source: Source) -> str:
 def upsert(table: str, update: MergedUpdate) -> UpdateItemInputTypeDef:
     """The one write that merges an update and moves the fence, or does nothing.
 
-    It is refused (ConditionalCheckFailedException) where the item already includes
-    this offset: a redelivery, a replay, or the late write of a former owner.
+    It is refused (ConditionalCheckFailedException, with the item as it is) where the
+    item already includes this offset: a redelivery, a replay, or the late write of a
+    former owner.
     """
-    written: dict[str, str] = {
-        name: value for name, value in update.fields.items() if value is not None
-    }
-    written[UPDATED_AT] = iso_timestamp(update.timestamp_ms)
-    removed = [name for name, value in update.fields.items() if value is None]
+    written = _written(update)
+    removed = _removed(update)
     names = {f"#{i}": name for i, name in enumerate([*written, *removed])}
     sets = [f"#{i} = :{i}" for i in range(len(written))]
     removals = [f"#{i}" for i in range(len(written), len(names))]
-    values: dict[str, AttributeValueTypeDef] = {
-        f":{i}": {"S": value} for i, value in enumerate(written.values())
-    }
+    values = {f":{i}": value for i, value in enumerate(written.values())}
     return {
         "TableName": table,
         "Key": {KEY: {"S": update.patient_id}},
@@ -65,7 +62,59 @@ def upsert(table: str, update: MergedUpdate) -> UpdateItemInputTypeDef:
         "ConditionExpression": "attribute_not_exists(#f) OR #f < :f",
         "ExpressionAttributeNames": {**names, "#f": fence_name(update.source)},
         "ExpressionAttributeValues": {**values, ":f": {"N": str(update.offset)}},
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
+
+
+def update_statement(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
+    """`upsert` as PartiQL, for an item that exists; one of up to 25 in a call.
+
+    ConditionalCheckFailed means that there is no item, or that it includes the update.
+    `NOT f >= ?` holds where the fence is missing, on every engine.
+    """
+    written = {**_written(update), fence_name(update.source): _fence(update)}
+    sets = " ".join(f'SET "{name}"=?' for name in written)
+    removals = " ".join(f'REMOVE "{name}"' for name in _removed(update))
+    condition = f'"{KEY}"=? AND NOT "{fence_name(update.source)}" >= ?'
+    return {
+        "Statement": f'UPDATE "{table}" {sets} {removals} WHERE {condition}',
+        "Parameters": [*written.values(), {"S": update.patient_id}, _fence(update)],
+    }
+
+
+def insert_statement(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
+    """`upsert` as PartiQL, for a new item; DuplicateItem means that there is one."""
+    written = {
+        KEY: {"S": update.patient_id},
+        **_written(update),
+        fence_name(update.source): _fence(update),
+    }
+    members = ", ".join(f"'{name}': ?" for name in written)
+    return {
+        "Statement": f'INSERT INTO "{table}" VALUE {{{members}}}',
+        "Parameters": list(written.values()),
+    }
+
+
+def includes(item: Item, update: MergedUpdate) -> bool:
+    """Whether the item's fence tells that it includes the update."""
+    fence = item.get(fence_name(update.source), {})
+    return "N" in fence and int(fence["N"]) >= update.offset
+
+
+def _written(update: MergedUpdate) -> dict[str, AttributeValueTypeDef]:
+    supplied: dict[str, AttributeValueTypeDef] = {
+        name: {"S": value} for name, value in update.fields.items() if value is not None
+    }
+    return {**supplied, UPDATED_AT: {"S": iso_timestamp(update.timestamp_ms)}}
+
+
+def _removed(update: MergedUpdate) -> list[str]:
+    return [name for name, value in update.fields.items() if value is None]
+
+
+def _fence(update: MergedUpdate) -> AttributeValueTypeDef:
+    return {"N": str(update.offset)}
 
 
 def iso_timestamp(timestamp_ms: int) -> str:

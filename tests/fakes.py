@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -203,11 +204,12 @@ class FakeKafkaProducer:
         return True  # as confluent_kafka's, however empty
 
 
-def refusal(code: str, status: int = 400) -> ClientError:
+def refusal(code: str, status: int = 400, **members: Any) -> ClientError:
     """An answer of DynamoDB that is an error; its text quotes a value, as AWS may."""
     answer: Any = {
         "Error": {"Code": code, "Message": "Secret-Value was not accepted"},
         "ResponseMetadata": {"HTTPStatusCode": status},
+        **members,
     }
     return ClientError(answer, "UpdateItem")
 
@@ -239,7 +241,7 @@ class FakeDynamoDB:
         item = self.items.get(key, {"PatientId": {"S": key}})
         fence = item.get(names["#f"], {"N": "-1"})
         if int(fence["N"]) >= int(values[":f"]["N"]):
-            raise refusal("ConditionalCheckFailedException")
+            raise refusal("ConditionalCheckFailedException", Item=dict(item))
         sets, _, removals = call["UpdateExpression"].partition(" REMOVE ")
         for assignment in sets.removeprefix("SET ").split(", "):
             name, value = assignment.split(" = ")
@@ -247,6 +249,55 @@ class FakeDynamoDB:
         for name in filter(None, removals.split(", ")):
             item.pop(names[name], None)
         self.items[key] = item
+
+    def delete_item(self, TableName: str, Key: dict[str, Any]) -> None:
+        self.items.pop(Key["PatientId"]["S"], None)
+
+    def batch_execute_statement(self, Statements: list[Any]) -> dict[str, Any]:
+        return {"Responses": [self._answer(statement) for statement in Statements]}
+
+    def _answer(self, statement: Any) -> dict[str, Any]:
+        """As DynamoDB: a statement fails alone, a connection fails for all."""
+        text, values = statement["Statement"], statement["Parameters"]
+        trouble = self.troubles.pop(0) if self.troubles else None
+        if isinstance(trouble, ClientError):
+            return _failed(trouble.response["Error"]["Code"])
+        if trouble:
+            raise trouble
+        run = self._insert if text.startswith("INSERT") else self._update
+        code = run(text, values)
+        lost = self.lost_answers.pop(0) if self.lost_answers else None
+        if isinstance(lost, ClientError):
+            return _failed(lost.response["Error"]["Code"])
+        if lost:
+            raise lost
+        return _failed(code) if code else {"TableName": "t"}
+
+    def _insert(self, text: str, values: list[Any]) -> str:
+        item = dict(zip(re.findall(r"'(.+?)': \?", text), values, strict=True))
+        key = item["PatientId"]["S"]
+        if key in self.items:
+            return "DuplicateItem"
+        self.items[key] = item
+        return ""
+
+    def _update(self, text: str, values: list[Any]) -> str:
+        changes, condition = text.split(" WHERE ")
+        sets = re.findall(r'SET "(.+?)"=\?', changes)
+        fence = re.fullmatch(r'"PatientId"=\? AND NOT "(.+?)" >= \?', condition)
+        assert fence is not None
+        key, offset = values[-2]["S"], int(values[-1]["N"])
+        item = self.items.get(key)
+        if item is None or int(item.get(fence[1], {"N": "-1"})["N"]) >= offset:
+            return "ConditionalCheckFailed"
+        item.update(zip(sets, values[:-2], strict=True))
+        for name in re.findall(r'REMOVE "(.+?)"', changes):
+            item.pop(name, None)
+        return ""
+
+
+def _failed(code: str) -> dict[str, Any]:
+    return {"Error": {"Code": code.removesuffix("Exception"), "Message": "Secret"}}
 
 
 class Answer:
