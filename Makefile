@@ -76,13 +76,16 @@ distclean: clean ## remove the environments too
 
 # --- Checking -------------------------------------------------------------------------
 
-.PHONY: test test-real check check-compose fix
+.PHONY: test test-real chaos check check-compose fix
 test: $(DEV) $(ENGINES) ## every test that needs no JVM, Docker or browser
 	@$(AT_HOME) .venv/bin/pytest
 	@echo "Not run: the tests against Apache Kafka and DynamoDB Local (Java 17): make test-real"
 
 test-real: $(DEV) ## the tests against Apache Kafka and DynamoDB Local, on Java 17
 	@exec $(AT_HOME) .venv/bin/pytest -m "real or stack" --engines=real
+
+chaos: $(DEV) ## the fault run with its judge (CHAOS_SECONDS=300, CHAOS_SEED), on Java 17
+	@exec $(AT_HOME) .venv/bin/python -m tests.chaos.run
 
 check: $(DEV) check-compose ## format, lint, types, house, settings, migrations
 	.venv/bin/ruff format --check

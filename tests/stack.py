@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,40 +26,81 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE = [sys.executable, str(ROOT / "manage.py")]
-TABLE = "patient-profile"
+TABLE = TOPIC = "patient-profile"
 
 
-class Web(Engine):
-    """The web process, under the production server."""
+class Command(Engine):
+    """One of our commands, run by `manage.py` or by what stands in for it."""
 
-    def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
-        super().__init__("web", directory)
-        self.port = free_port()
-        self.environ = {**environ, "PORT": str(self.port)}
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        environ: Mapping[str, str],
+        arguments: Sequence[str],
+        manage: Sequence[str] = MANAGE,
+    ) -> None:
+        super().__init__(name, directory)
+        self.environ = environ
+        self._argv = [*manage, *arguments]
+        self._said_before = 0
 
     def command(self) -> list[str]:
-        return [*MANAGE, "serve"]
+        return self._argv
+
+    def start(self) -> None:
+        self._said_before = self.log.stat().st_size if self.log.exists() else 0
+        super().start()
+
+    def run(self, timeout_s: float) -> bool:
+        """Run to the end, or to the kill at the timeout; whether it succeeded."""
+        self.start()
+        try:
+            return self.exit_code(timeout_s) == 0
+        finally:
+            self.kill()
+
+    def said(self, text: bytes) -> bool:
+        """Whether it has said this since its last start."""
+        return text in self.log.read_bytes()[self._said_before :]
+
+
+class Web(Command):
+    """The web process, under the production server."""
+
+    def __init__(
+        self,
+        directory: Path,
+        environ: Mapping[str, str],
+        name: str = "web",
+        manage: Sequence[str] = MANAGE,
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        with_port = {**environ, "PORT": str(self.port)}
+        super().__init__(name, directory, with_port, ["serve"], manage)
 
     def is_ready(self) -> bool:
         try:
             return requests.get(f"{self.url}/readyz", timeout=5).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
 
-class Member(Engine):
+class Member(Command):
     """One consumer of the group."""
 
-    def __init__(self, directory: Path, environ: Mapping[str, str], name: str) -> None:
-        super().__init__(name, directory)
-        self.environ = environ
-
-    def command(self) -> list[str]:
-        return [*MANAGE, "consume_profiles"]
+    def __init__(
+        self,
+        directory: Path,
+        environ: Mapping[str, str],
+        name: str,
+        manage: Sequence[str] = MANAGE,
+    ) -> None:
+        super().__init__(name, directory, environ, ["consume_profiles"], manage)
 
     def is_ready(self) -> bool:
-        return b"assigned" in self.log.read_bytes()
+        return self.said(b"assigned")
 
 
 @dataclass(frozen=True)
@@ -124,7 +165,7 @@ def embedded(directory: Path) -> Iterator[Stack]:
     kafka, dynamodb = free_port(), free_port()
     engines = _Embedded(directory, kafka, dynamodb)
     with engines:
-        yield _stack(directory, f"127.0.0.1:{kafka}", f"http://127.0.0.1:{dynamodb}")
+        yield stack_on(directory, f"127.0.0.1:{kafka}", f"http://127.0.0.1:{dynamodb}")
 
 
 @contextmanager
@@ -133,7 +174,7 @@ def real(directory: Path) -> Iterator[Stack]:
     with ExitStack() as engines:
         kafka = engines.enter_context(KafkaCluster(directory))
         dynamodb = engines.enter_context(DynamoDBLocal(directory))
-        stack = _stack(directory, kafka.bootstrap_servers, dynamodb.endpoint_url)
+        stack = stack_on(directory, kafka.bootstrap_servers, dynamodb.endpoint_url)
         stack.manage("provision")
         yield stack
 
@@ -154,7 +195,8 @@ class _Embedded(Engine):
         self.stop()
 
 
-def _stack(directory: Path, bootstrap_servers: str, endpoint_url: str) -> Stack:
+def stack_on(directory: Path, bootstrap_servers: str, endpoint_url: str) -> Stack:
+    """A stack on engines that run already."""
     environ = {
         **_environ(directory),
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers,

@@ -120,6 +120,13 @@ class Engine:
 
         wait_until(ready_or_dead, timeout_s, f"{self.name} was not ready")
 
+    def exit_code(self, timeout_s: float) -> int | None:
+        """Wait for its end; None where it has none in time."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(timeout_s)
+        return None
+
     def terminate(self) -> None:
         """Ask it to end, without waiting; a suspended one is resumed to hear it."""
         if self._process is not None:
@@ -128,9 +135,7 @@ class Engine:
 
     def stop(self, timeout_s: float = 10) -> None:
         self.terminate()
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout_s)
+        self.exit_code(timeout_s)
         self.kill()
 
     def kill(self) -> None:
