@@ -303,11 +303,30 @@ def test_a_revoked_partition_is_dropped_from_batch_backlog_and_commit(world):
     assert w.kafka.commits == [{0: 1}, {0: 2}]
 
 
+def test_records_from_before_a_revocation_never_overtake_those_after_it(world):
+    """Written first, offset 10 would have 8 and 9 refused as already applied."""
+
+    def lose_and_regain():
+        w.kafka.revoke(3)
+        w.kafka.assign(3)
+
+    w = world([message(0)], [message(10, "3", partition=3)], lose_and_regain)
+    w.kafka.assign(3)
+    w.table.troubles = [throttled()] * 3
+    w.turn()
+    w.kafka.turns = [[message(8, "3", partition=3, FirstName="John")]]
+    w.turn()
+    w.turn()
+    assert names(w.table, "3") == {"FirstName": "John"}
+    assert w.kafka.commits == [{0: 1}, {3: 9}]
+
+
 def test_what_is_due_for_a_revoked_partition_is_not_committed(world):
     def revoke():
         w.kafka.revoke(3)
 
     w = world([message(0), message(7, "3", partition=3)], revoke)
+    w.kafka.assign(3)
     w.kafka.commit_errors = [not_committed()]
     w.turn()
     w.turn()
