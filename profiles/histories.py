@@ -101,8 +101,8 @@ class Fold:
 
     def is_unexplained(self, spans: Spans) -> bool:
         """Whether the record that the fence names is none of this patient."""
-        before = self.partition in spans and self.fence < spans[self.partition].start
-        return not self.explained and not before
+        first = spans[self.partition].start if self.partition in spans else 0
+        return not self.explained and not 0 <= self.fence < first
 
 
 class History:

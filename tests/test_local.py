@@ -355,7 +355,7 @@ def item(dynamodb, settings, patient_id: str) -> dict[str, str]:
     return {name: next(iter(value.values())) for name, value in found.items()}
 
 
-def test_fences_of_topics_that_are_gone_are_cleared_and_nothing_else(
+def test_fences_of_topics_that_are_gone_are_cleared_but_one_and_nothing_else(
     dynamodb, settings
 ):
     kept = {
@@ -370,6 +370,7 @@ def test_fences_of_topics_that_are_gone_are_cleared_and_nothing_else(
         "PatientId": "1",
         "LastName": "Roe",
         "_fence:new:3": "7",
+        "_fence:old:0": "1",
     }
     assert clear_old_fences(dynamodb, settings.DYNAMODB_TABLE, "new") == 0
 
@@ -379,6 +380,10 @@ def test_old_fences_of_more_items_than_one_transaction_holds_are_cleared(
 ):
     for number in range(103):
         fenced = {"PatientId": {"S": str(number)}, "_fence:old:1": {"N": "5"}}
+        fenced["_fence:older:1"] = {"N": "5"}
         dynamodb.put_item(TableName=settings.DYNAMODB_TABLE, Item=fenced)
     assert clear_old_fences(dynamodb, settings.DYNAMODB_TABLE, "new") == 103
-    assert item(dynamodb, settings, "102") == {"PatientId": "102"}
+    assert item(dynamodb, settings, "102") == {
+        "PatientId": "102",
+        "_fence:old:1": "5",
+    }

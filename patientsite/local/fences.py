@@ -1,7 +1,8 @@
 """Fences of topics that are gone, cleared from the embedded table.
 
 The embedded Kafka keeps nothing over a restart and the embedded table does, so each
-start would add a fence per patient. Only for a table that has no other source: on a
+start would add a fence per patient. One of them stays: it tells the audit that the
+item's history began before the present topic. Only for a table that has no other source: on a
 real one a fence of another topic still holds back that topic's late writes.
 """
 
@@ -21,7 +22,7 @@ MAX_TRANSACTION = 100
 
 
 def clear_old_fences(client: DynamoDBClient, table: str, topic_id: str) -> int:
-    """Remove every fence but this topic id's; returns how many items had one."""
+    """Remove all fences but this topic id's and one; returns how many items had more."""
     removals = _removals(client, table, f"{FENCE_PREFIX}{topic_id}:")
     cleared = 0
     while chunk := list(islice(removals, MAX_TRANSACTION)):
@@ -48,8 +49,9 @@ def _removals(
 
 
 def _old_fences(attributes: Iterable[str], current: str) -> list[str]:
-    return [
+    """All but one, always the same, of the fences that are of another topic."""
+    return sorted(
         name
         for name in attributes
         if name.startswith(FENCE_PREFIX) and not name.startswith(current)
-    ]
+    )[1:]
