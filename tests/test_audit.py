@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -91,7 +91,7 @@ class World:
     def dead_letters(self) -> set[Receipt]:
         return {*self.letters}
 
-    def records(self, spans: dict[int, range]) -> Iterator[Record]:
+    def records(self, spans: Mapping[int, range]) -> Iterator[Record]:
         for partition, span in spans.items():
             yield from self.log[partition][span.start : span.stop]
 
@@ -170,6 +170,21 @@ class Running(World):
     def garbage(self, partition: int) -> None:
         self.produce(b"[", b"1", partition)
 
+    def committed(self) -> dict[int, int]:
+        read = super().committed()
+        self.go_on()
+        return read
+
+    def spans(self) -> dict[int, range]:
+        read = super().spans()
+        self.go_on()
+        return read
+
+    def dead_letters(self) -> set[Receipt]:
+        read = super().dead_letters()
+        self.go_on()
+        return read
+
     def items(self) -> Iterator[dict[str, Any]]:
         for patient in [*self.table]:
             yield {**self.table[patient]}
@@ -179,9 +194,6 @@ class Running(World):
 @pytest.mark.parametrize("seed", range(200))
 def test_a_running_system_is_never_called_damaged(seed):
     world = Running(seed)
-    for name in ("committed", "spans", "dead_letters"):
-        reading = getattr(world, name)
-        setattr(world, name, lambda reading=reading: (world.go_on(), reading())[1])
     for _ in range(20):
         world.go_on()
     report = report_of(world)

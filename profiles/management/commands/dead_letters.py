@@ -79,9 +79,7 @@ class Command(BaseCommand):
 
     def _redrive(self, place: str | None, yes: bool, **options: Any) -> None:
         """Validate again, and publish what is an update after all."""
-        chosen = self._letters.open
-        if place:
-            chosen = [letter for letter in chosen if letter is self._find(place)]
+        chosen = [self._find_open(place)] if place else self._letters.open
         valid = [*self._updates(chosen)]
         self.stdout.write(f"{len(valid)} of {len(chosen)} dead letters are valid now.")
         if not valid:
@@ -118,6 +116,12 @@ class Command(BaseCommand):
             if str(letter.place) == place:
                 return letter
         raise CommandError(f"No dead letter {place}: `dead_letters list` names them.")
+
+    def _find_open(self, place: str) -> Letter:
+        letter = self._find(place)
+        if redriven := self._letters.redriven.get(letter.place):
+            raise CommandError(f"{place} was redriven already, as {redriven}.")
+        return letter
 
     def _record(self, letter: Letter) -> Record:
         record = self._letters.record(letter)
