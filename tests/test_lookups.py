@@ -13,8 +13,9 @@ from tests.fakes import refusal, update_at
 @pytest.fixture
 def table(dynamodb):
     """Seven profiles, and their reader."""
-    updates = [update_at(i, f"patient {i}") for i in range(7)]
-    Table(dynamodb, "patient-profile").apply(updates)
+    table = Table(dynamodb, "patient-profile")
+    for number in range(7):  # moto takes no batches
+        table.apply([update_at(number, f"patient {number}")])
     return Profiles(dynamodb, "patient-profile")
 
 

@@ -230,7 +230,8 @@ def test_a_refusal_that_the_fence_does_not_explain_stops():
 
 
 def test_after_a_batch_of_new_patients_creating_comes_first(monkeypatch):
-    client, said = FakeDynamoDB(), []
+    client: Any = FakeDynamoDB()
+    said = []
     write = client.batch_execute_statement
 
     def listening(Statements):
@@ -267,11 +268,12 @@ def test_an_engine_that_reads_the_condition_otherwise_is_found_out():
             self.items.get(values[-2]["S"], {}).pop("_fence:self-test:0", None)
             return super()._update(text, values)
 
-    good = FakeDynamoDB()
+    good: Any = FakeDynamoDB()
+    blind: Any = Blind()
     Table(good, "t").prove()
     assert good.items == {}
     with pytest.raises(StoreRefused, match="reads the condition otherwise"):
-        Table(Blind(), "t").prove()
+        Table(blind, "t").prove()
 
 
 def test_an_outcome_shows_no_value():
