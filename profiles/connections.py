@@ -45,15 +45,19 @@ def producer() -> Producer:
 
 
 def dead_letter_producer() -> Producer:
-    """As `producer`, for records that carry the headers that say why they are there."""
+    """As `producer`, for records that carry the headers that say why they are there.
+
+    What the topic took compressed is not refused for its size unpacked.
+    """
     config = {
         "acks": "all",
         "enable.idempotence": True,
         "partitioner": "murmur2_random",
         "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
-        "message.max.bytes": 4 * 1024 * 1024,
+        "compression.type": "zstd",
+        "message.max.bytes": 1_000_000_000,
     }
-    return Producer({**config, **_kafka(_CONSUMER_ONLY)}, logger=kafka_log)
+    return Producer({**_kafka(_CONSUMER_ONLY), **config}, logger=kafka_log)
 
 
 def consumer() -> Consumer:

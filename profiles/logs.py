@@ -104,13 +104,11 @@ class Log:
         heard_at = time.monotonic()
         try:
             while True:
-                messages = self._reader.consume(FETCHED, 0.5)
-                for message in messages:
+                for message in self._reader.consume(FETCHED, 0.5):
                     if (error := message.error()) is None or _is_end(error):
                         yield message
-                if messages:
-                    heard_at = time.monotonic()
-                elif time.monotonic() - heard_at > SILENCE_S:
+                        heard_at = time.monotonic()
+                if time.monotonic() - heard_at > SILENCE_S:
                     raise KafkaUnavailable(f"topic {self.topic.name} does not answer")
         finally:
             self._reader.unassign()
@@ -144,10 +142,17 @@ def record_of(message: Message, source: Source) -> Record:
     )
 
 
+_UNREADABLE = {
+    KafkaError._BAD_COMPRESSION,
+    KafkaError._BAD_MSG,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+}
+
+
 def _is_end(error: KafkaError) -> bool:
     """Whether this is the end of a partition; raises where it can't be read on."""
     if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
         raise LogMoved("the log was truncated while it was read: try again")
-    if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+    if error.fatal() or error.code() in _UNREADABLE:
         raise KafkaUnavailable(f"the topic can't be read ({error.name()})")
     return error.code() == KafkaError._PARTITION_EOF
