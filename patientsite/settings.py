@@ -152,7 +152,7 @@ if not DEVELOPMENT:
             "separated by commas, and no *"
         )
 
-DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024
+DATA_UPLOAD_MAX_MEMORY_SIZE = 8 * 1024 * 1024
 ROOT_URLCONF = "patientsite.urls"
 WSGI_APPLICATION = "patientsite.wsgi.application"
 APPEND_SLASH = False
@@ -177,6 +177,8 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "profiles.access.OpenModeGuard",
+    "profiles.views.ingest_lane",
+    "profiles.access.database_connections",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from django.contrib.auth.decorators import user_passes_test
 from django.core.exceptions import PermissionDenied
+from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import NotAuthenticated
 from rest_framework.permissions import BasePermission
 
 if TYPE_CHECKING:
@@ -42,6 +44,22 @@ class OpenModeGuard:
         return self.get_response(request)
 
 
+def database_connections(get_response: Handler) -> Handler:
+    """Middleware: ends database connections that are broken or too old.
+
+    Django does so around every request; here only around those that may use one.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        close_old_connections()
+        try:
+            return get_response(request)
+        finally:
+            close_old_connections()
+
+    return middleware
+
+
 class Bearer(BaseAuthentication):
     """DRF authentication: no token is known yet; a refusal asks for one (RFC 6750)."""
 
@@ -57,6 +75,14 @@ class OpenInDevelopment(BasePermission):
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         return bool(settings.DEVELOPMENT)
+
+
+def require_open(request: HttpRequest) -> None:
+    """What the two classes above do, for a view that skips DRF's dispatch."""
+    if not settings.DEVELOPMENT:
+        refusal = NotAuthenticated()
+        refusal.auth_header = "Bearer"  # type: ignore[attr-defined]
+        raise refusal
 
 
 def page(view: Handler) -> Handler:

@@ -271,7 +271,9 @@ class ProfileConsumer:
             for partition, end in self._due.items()
         ]
         try:
-            self._kafka.commit(offsets=offsets, asynchronous=False)
+            for place in self._kafka.commit(offsets=offsets, asynchronous=False) or ():
+                if place.error is not None:
+                    raise KafkaException(place.error)
             self._due = {}
         except KafkaException as error:
             log.warning("offsets are not committed yet (%s)", error.args[0].name())

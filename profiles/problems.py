@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.views import defaults
 from rest_framework import exceptions
@@ -29,7 +28,7 @@ class TooLarge(exceptions.APIException):
     """413: the body is over the limit."""
 
     status_code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    default_detail = "The body is over 65,536 bytes."
+    default_detail = "The body is too large."
 
 
 class LengthRequired(exceptions.APIException):
@@ -37,6 +36,16 @@ class LengthRequired(exceptions.APIException):
 
     status_code = HTTPStatus.LENGTH_REQUIRED
     default_detail = "Send a Content-Length: a chunked body is not read."
+
+
+class InvalidElements(exceptions.APIException):
+    """400: some elements of an array are no updates, so none was produced."""
+
+    status_code = HTTPStatus.BAD_REQUEST
+
+    def __init__(self, errors: list[dict[str, Any]], count: int) -> None:
+        super().__init__(f"{count} updates are not valid, so none was accepted.")
+        self.errors = errors
 
 
 class Unavailable(exceptions.APIException):
@@ -63,10 +72,10 @@ def problem(
     )
 
 
-def exception_handler(exception: Exception, context: dict[str, Any]) -> Any:
+def exception_handler(
+    exception: Exception, context: dict[str, Any]
+) -> HttpResponse | None:
     """DRF's hook: problems for what DRF knows, None (a 500) for anything else."""
-    if isinstance(exception, RequestDataTooBig):
-        exception = TooLarge()
     response = drf_exception_handler(exception, context)
     if response is None:
         return None
@@ -74,6 +83,9 @@ def exception_handler(exception: Exception, context: dict[str, Any]) -> Any:
     if isinstance(exception, exceptions.ValidationError):
         detail = "The profile is not valid; see `errors`."
         return problem(response.status_code, detail, headers, errors=exception.detail)
+    if isinstance(exception, InvalidElements):
+        detail = str(exception.detail)
+        return problem(response.status_code, detail, headers, errors=exception.errors)
     return problem(response.status_code, _detail(exception, response), headers)
 
 

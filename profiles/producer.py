@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Condition, Lock, Thread
 from typing import Protocol
@@ -30,6 +31,9 @@ STALLED_S = 0.5
 
 class NotAcknowledged(Exception):
     """The update is on the topic zero times or once: sending it again is safe."""
+
+
+Verdict = Receipt | NotAcknowledged
 
 
 class Topic(Protocol):
@@ -66,22 +70,26 @@ class Publisher:
         Blocks for at most ACKNOWLEDGE_TIMEOUT_S. Raises NotAcknowledged, and what
         `topic` raises where the topic is not to be written to.
         """
-        topic = self._topic()
-        key, value = records.key_of(update.patient_id), records.value_of(update)
-        with self._gate.passage():
-            message = self._deliver(topic.name, key, value)
-        partition, offset = message.partition(), message.offset()
-        if partition is None or offset is None or offset < 0:
-            raise NotAcknowledged("Kafka holds the update but did not tell its offset")
-        return Receipt(Source(topic.id, partition), offset)
+        [verdict] = self.publish_all([update])
+        if isinstance(verdict, NotAcknowledged):
+            raise verdict
+        return verdict
 
-    def _deliver(self, topic: str, key: bytes, value: bytes) -> Message:
-        session = self._current()
-        try:
-            return session.deliver(topic, key, value)
-        except _Broken as error:
-            self._retire(session)
-            raise NotAcknowledged(str(error)) from None
+    def publish_all(self, updates: Sequence[Update]) -> list[Verdict]:
+        """As `publish`, for many at once: a receipt or a NotAcknowledged for each.
+
+        All are on their way together, so a refused one may stand before accepted ones
+        of its patient: its client sends them again from the first refused on.
+        """
+        topic = self._topic()
+        with self._gate.passage() as moved:
+            session = self._current()
+            delivery = session.deliver(topic, updates)
+            if delivery.broken:
+                self._retire(session)
+            else:
+                moved()
+        return delivery.verdicts
 
     def _current(self) -> _Session:
         with self._lock:
@@ -96,8 +104,50 @@ class Publisher:
                 session.retire()
 
 
-class _Broken(Exception):
-    """This producer may never deliver again."""
+class _Delivery:
+    """Updates that are on their way together, and Kafka's verdict on each."""
+
+    def __init__(self, topic: Topic, size: int) -> None:
+        late = NotAcknowledged("Kafka did not acknowledge the update in time")
+        self.verdicts: list[Verdict] = [late] * size
+        self.broken = False  # whether the producer may never deliver again
+        self._topic = topic
+        self._expected = size
+        self._reports = 0
+        self._done: SimpleQueue[None] = SimpleQueue()
+
+    def report(self, index: int, error: KafkaError | None, message: Message) -> None:
+        """Take a delivery report; called by the one thread that polls."""
+        self.verdicts[index] = self._verdict(error, message)
+        self._reports += 1
+        self._conclude()
+
+    def stop_at(self, index: int, reason: str) -> None:
+        """Nothing from this one on was sent."""
+        unsent = len(self.verdicts) - index
+        self.verdicts[index:] = [NotAcknowledged(reason)] * unsent
+        self._expected = index
+        self._conclude()
+
+    def wait(self) -> None:
+        """Until each that was sent has its verdict, or is late."""
+        try:
+            self._done.get(timeout=ACKNOWLEDGE_TIMEOUT_S)
+        except Empty:
+            self.broken = True
+
+    def _conclude(self) -> None:
+        if self._reports == self._expected:
+            self._done.put(None)
+
+    def _verdict(self, error: KafkaError | None, message: Message) -> Verdict:
+        if error is not None:
+            self.broken = self.broken or error.code() not in _REFUSALS
+            return NotAcknowledged(_describe(error))
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None or offset < 0:
+            return NotAcknowledged("Kafka holds the update but did not tell its offset")
+        return Receipt(Source(self._topic.id, partition), offset)
 
 
 class _Session:
@@ -108,26 +158,26 @@ class _Session:
         self._retired = False
         Thread(target=self._poll, name="producer-poll", daemon=True).start()
 
-    def deliver(self, topic: str, key: bytes, value: bytes) -> Message:
-        reports: SimpleQueue[tuple[KafkaError | None, Message]] = SimpleQueue()
-        try:
-            self._kafka.produce(
-                topic,
-                value,
-                key,
-                on_delivery=lambda error, message: reports.put((error, message)),
-            )
-        except BufferError:
-            raise NotAcknowledged("too many updates wait for Kafka") from None
-        except KafkaException as error:
-            raise _Broken(_describe(error.args[0])) from None
-        try:
-            failure, message = reports.get(timeout=ACKNOWLEDGE_TIMEOUT_S)
-        except Empty:
-            raise _Broken("Kafka did not acknowledge the update in time") from None
-        if failure is not None:
-            raise _failure(failure)
-        return message
+    def deliver(self, topic: Topic, updates: Sequence[Update]) -> _Delivery:
+        """Send the updates in their order, and wait for the verdicts."""
+        delivery = _Delivery(topic, len(updates))
+        for index, update in enumerate(updates):
+            try:
+                self._kafka.produce(
+                    topic.name,
+                    records.value_of(update),
+                    records.key_of(update.patient_id),
+                    on_delivery=partial(delivery.report, index),
+                )
+            except BufferError:
+                delivery.stop_at(index, "too many updates wait for Kafka")
+                break
+            except KafkaException as error:
+                delivery.broken = True
+                delivery.stop_at(index, _describe(error.args[0]))
+                break
+        delivery.wait()
+        return delivery
 
     def retire(self) -> None:
         """End once what is on its way has its answer, for others wait for theirs."""
@@ -149,15 +199,18 @@ class _Gate:
         self._changed = Condition()
 
     @contextmanager
-    def passage(self) -> Iterator[None]:
+    def passage(self) -> Iterator[Callable[[], None]]:
+        """Yields what to call when Kafka has answered."""
         self._enter()
         try:
-            yield
-            self._moved_at = time.monotonic()
+            yield self._move
         finally:
             with self._changed:
                 self._inside -= 1
                 self._changed.notify()
+
+    def _move(self) -> None:
+        self._moved_at = time.monotonic()
 
     def _enter(self) -> None:
         with self._changed:
@@ -178,11 +231,6 @@ _REFUSALS = {
     KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
 }
 """The broker's own word on this record: another producer would hear the same."""
-
-
-def _failure(error: KafkaError) -> Exception:
-    kind = NotAcknowledged if error.code() in _REFUSALS else _Broken
-    return kind(_describe(error))
 
 
 def _describe(error: KafkaError) -> str:

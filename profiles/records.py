@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import orjson
+
 from profiles.updates import MergedUpdate, Source, Update
 
 MAX_VALUE_BYTES = 64 * 1024
@@ -77,8 +79,7 @@ def key_of(patient_id: str) -> bytes:
 
 def value_of(update: Update) -> bytes:
     """The JSON value: PatientId and the supplied fields, UTF-8, nothing else."""
-    body = {"PatientId": update.patient_id, **update.fields}
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return orjson.dumps({"PatientId": update.patient_id, **update.fields})
 
 
 def load_json(body: bytes) -> object:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import date
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from django.core.validators import RegexValidator
 from rest_framework import serializers
@@ -30,6 +30,11 @@ _LINES = RegexValidator(
     "Control characters other than line breaks are not allowed.",
     inverse_match=True,
 )
+_PLAIN_EMAIL = re.compile(
+    r"[\w+-]+(\.[\w+-]+)*@([a-z0-9]{1,63}\.)+[a-z]{2,24}", re.ASCII
+)
+"""A part of what Django accepts, found without its look at every label."""
+_DOTS = (".", "..")
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -49,6 +54,12 @@ class TextField(serializers.CharField):
             self.fail("invalid")
         return data
 
+    def plain(self, value: object) -> bool:
+        """Whether this is surely valid, and kept as it is; False only says: look."""
+        return (
+            type(value) is str and 0 < len(value) <= (self.max_length or 0)
+        ) and value.isprintable()
+
 
 class LinesField(TextField):
     """Text that may hold line breaks."""
@@ -57,7 +68,12 @@ class LinesField(TextField):
 
 
 class PatientIdField(TextField):
-    """1 to 128 characters; a JSON integer is taken as its string."""
+    """1 to 128 characters; a JSON integer is taken as its string.
+
+    Not "." or "..": clients leave these out of an address (RFC 3986, 5.2.4).
+    """
+
+    default_error_messages = {"dots": "Can't be a dot or two: no address can hold it."}
 
     def __init__(self) -> None:
         super().__init__(required=True, allow_null=False, max_length=128)
@@ -65,7 +81,13 @@ class PatientIdField(TextField):
     def to_internal_value(self, data: Any) -> str:
         if isinstance(data, int) and not isinstance(data, bool):
             return str(data)
-        return super().to_internal_value(data)
+        text = super().to_internal_value(data)
+        if text in _DOTS:
+            self.fail("dots")
+        return text
+
+    def plain(self, value: object) -> bool:
+        return super().plain(value) and value not in _DOTS
 
 
 class DateField(TextField):
@@ -75,17 +97,27 @@ class DateField(TextField):
 
     def to_internal_value(self, data: Any) -> str:
         text = super().to_internal_value(data)
-        try:
-            valid = _ISO_DATE.fullmatch(text) and date.fromisoformat(text)
-        except ValueError:
-            valid = None
-        if not valid:
+        if not self.plain(text):
             self.fail("date")
         return text
+
+    def plain(self, value: object) -> bool:
+        try:
+            return type(value) is str and bool(
+                _ISO_DATE.fullmatch(value) and date.fromisoformat(value)
+            )
+        except ValueError:
+            return False
 
 
 class EmailField(TextField, serializers.EmailField):
     """An e-mail address as Django checks it."""
+
+    def plain(self, value: object) -> bool:
+        return (
+            super().plain(value)
+            and _PLAIN_EMAIL.fullmatch(cast(str, value)) is not None
+        )
 
 
 class OneOfField(TextField):
@@ -102,6 +134,9 @@ class OneOfField(TextField):
         if text not in self.words:
             self.fail("choice", words=", ".join(self.words))
         return text
+
+    def plain(self, value: object) -> bool:
+        return type(value) is str and value in self.words
 
 
 class FlagField(OneOfField):
@@ -142,6 +177,7 @@ class PatientProfile(serializers.Serializer[Any]):
 
 
 _PROFILE = PatientProfile()
+_PLAIN = {name: cast(TextField, field).plain for name, field in _PROFILE.fields.items()}
 
 FIELDS = [name for name in _PROFILE.fields.keys() if name != "PatientId"]  # noqa: SIM118 DRF types iteration as values
 
@@ -149,11 +185,26 @@ FIELDS = [name for name in _PROFILE.fields.keys() if name != "PatientId"]  # noq
 def parse(data: object) -> Update:
     """Validate parsed JSON into an update.
 
-    Raises ValidationError, whose detail maps each bad field to its messages.
+    Raises ValidationError, whose detail maps each bad field to its messages. What is
+    plain to see is not put through DRF's machinery, which takes five times as long;
+    a test holds that both agree.
     """
     # Not run_validation: of null it says no more than that, without a field.
-    valid = _PROFILE.to_internal_value(data)
+    valid = data.copy() if _is_plain(data) else _PROFILE.to_internal_value(data)
     return Update(valid.pop("PatientId"), valid)
+
+
+def _is_plain(data: object) -> TypeGuard[dict[str, Any]]:
+    """Whether every field is surely valid and kept as it is."""
+    if type(data) is not dict or "PatientId" not in data:
+        return False
+    for name, value in data.items():
+        plain = _PLAIN.get(name)
+        if plain is None or not (
+            plain(value) or (value is None and name != "PatientId")
+        ):
+            return False
+    return True
 
 
 def decode(record: Record) -> Update:

@@ -5,6 +5,7 @@ Out: what a topic is (its id and partition count), checked against what is confi
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from confluent_kafka.admin import AdminClient
 from django.conf import settings
 
 from profiles import connections
+
+log = logging.getLogger(__name__)
 
 DESCRIBE_TIMEOUT_S = 2.0
 WATCH_S = 2.0
@@ -190,4 +193,9 @@ class Watch:
                 self._topic = None
         except WrongTopic as error:
             self._problem, self._topic = error, None
+        except Exception as error:  # whatever it is, the thread has to live on
+            name = type(error).__name__
+            log.error("the topic can't be described: %s", name)
+            self._problem = KafkaUnavailable(f"The topic can't be described ({name})")
+            self._topic = None
         self._answered.set()

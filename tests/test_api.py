@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,8 +14,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from profiles import serializers, views
-from profiles.producer import NotAcknowledged
+from profiles import records, serializers, views
+from profiles.producer import NotAcknowledged, Verdict
 from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from profiles.updates import Receipt, Source, Update
 from profiles.upserts import Table
@@ -30,11 +31,11 @@ class FakePublisher:
         self.published: list[Update] = []
         self.failure: Exception | None = None
 
-    def publish(self, update: Update) -> Receipt:
+    def publish_all(self, updates: list[Update]) -> list[Verdict]:
         if self.failure is not None:
             raise self.failure
-        self.published.append(update)
-        return Receipt(Source("topic-1", 3), 41)
+        self.published += updates
+        return [Receipt(Source("topic-1", 3), 41 + n) for n in range(len(updates))]
 
 
 @pytest.fixture
@@ -128,8 +129,6 @@ def test_the_location_leads_to_the_profile(post, dynamodb, patient_id):
         ({"PatientId": "1", "FirstName": 5, "Sex": "x"}, {"FirstName", "Sex"}),
         ({"PatientId": None}, {"PatientId"}),
         ({}, {"PatientId"}),
-        ([], {"non_field_errors"}),
-        ([{"PatientId": "1"}], {"non_field_errors"}),
         ("1", {"non_field_errors"}),
         (1, {"non_field_errors"}),
         (True, {"non_field_errors"}),
@@ -164,8 +163,8 @@ def test_unreadable_json_is_a_problem_that_says_why(post, publisher, body):
     assert publisher.published == []
 
 
-def test_an_empty_body_lacks_the_patient_id(post):
-    assert problem(post(b""), 400)["errors"].keys() == {"PatientId"}
+def test_an_empty_body_is_no_json(post):
+    assert "not valid JSON" in problem(post(b""), 400)["detail"]
 
 
 @pytest.mark.parametrize(
@@ -360,3 +359,89 @@ def test_reading_without_dynamodb_is_503(settings):
     problem(response, 503)
     assert response["Retry-After"]
     lookups.profiles.cache_clear()
+
+
+# Many at a time
+
+NDJSON = "application/x-ndjson"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'[{"PatientId": "1"}, {"PatientId": "2", "Sex": null}]', JSON),
+        (b' \n[{"PatientId": "1"}, {"PatientId": "2", "Sex": null}]\n', JSON),
+        (b'{"PatientId": "1"}\n{"PatientId": "2", "Sex": null}', NDJSON),
+        (b'{"PatientId": "1"}\r\n\n{"PatientId": "2", "Sex": null}\n', NDJSON),
+    ],
+    ids=repr,
+)
+def test_many_updates_get_a_receipt_each_in_their_order(
+    post, publisher, body, content_type
+):
+    answer = post(body, content_type)
+    assert answer.status_code == 202
+    assert [each["PatientId"] for each in answer.json()] == ["1", "2"]
+    assert [each["Receipt"] for each in answer.json()] == [
+        "topic-1.3.41",
+        "topic-1.3.42",
+    ]
+    assert [update.fields for update in publisher.published] == [{}, {"Sex": None}]
+
+
+def test_one_bad_element_and_nothing_is_produced(post, publisher):
+    body = [{"PatientId": "1"}, {"PatientId": "2", "Sex": "x"}, 7]
+    errors = problem(post(body), 400)["errors"]
+    assert [(each["index"], [*each["errors"]]) for each in errors] == [
+        (1, ["Sex"]),
+        (2, ["non_field_errors"]),
+    ]
+    assert publisher.published == []
+
+
+def test_a_bad_line_is_named_by_its_number(post, publisher):
+    answer = post(b'{"PatientId": "1"}\n{"PatientId"', NDJSON)
+    assert problem(answer, 400)["detail"].startswith("Line 2 is not valid JSON")
+    assert publisher.published == []
+
+
+def test_only_the_first_hundred_bad_elements_are_told(post):
+    answer = problem(post([7] * 150), 400)
+    assert (len(answer["errors"]), answer["detail"][:3]) == (100, "150")
+
+
+@pytest.mark.parametrize("content_type", [JSON, NDJSON])
+def test_no_update_at_all_is_a_mistake(post, content_type):
+    body = b"[]" if content_type == JSON else b"\n"
+    assert "no update" in problem(post(body, content_type), 400)["detail"]
+
+
+def test_ten_thousand_updates_pass_and_one_more_does_not(post, publisher):
+    update = b'{"PatientId":"1"}'
+    assert post(b"[" + b",".join([update] * 10_000) + b"]").status_code == 202
+    assert problem(post(b"\n".join([update] * 10_001), NDJSON), 413)
+    assert len(publisher.published) == 10_000
+
+
+def test_what_kafka_refuses_is_told_beside_what_it_took(post, publisher, monkeypatch):
+    taken = Receipt(Source("topic-1", 3), 41)
+    verdicts = [taken, NotAcknowledged("Kafka did not acknowledge"), taken]
+    monkeypatch.setattr(publisher, "publish_all", lambda updates: verdicts)
+    answer = post([{"PatientId": "1"}, {"PatientId": "2"}, {"PatientId": "1"}])
+    assert answer.headers["Retry-After"] == "1"
+    told = problem(answer, 503)["updates"]
+    assert ["Receipt" in each for each in told] == [True, False, True]
+    assert told[1]["Refused"] == "Kafka did not acknowledge"
+
+
+def test_large_requests_beyond_a_few_are_shed(post, monkeypatch):
+    monkeypatch.setattr(views, "_many_at_a_time", BoundedSemaphore(1))
+    with views._many_at_a_time:
+        assert post([{"PatientId": "1"}]).status_code == 503
+    assert post([{"PatientId": "1"}]).status_code == 202
+
+
+def test_an_object_of_its_own_is_held_to_the_record_limit(post):
+    spaces = b" " * records.MAX_VALUE_BYTES
+    assert problem(post(b'{"PatientId": "1"}' + spaces), 413)
+    assert post(b'[{"PatientId": "1"}]' + spaces).status_code == 202

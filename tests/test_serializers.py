@@ -151,3 +151,20 @@ def test_a_refusal_quotes_no_value(name):
     with pytest.raises(ValidationError) as refused:
         serializers.parse({"PatientId": "1", name: value})
     assert "Secret" not in str(refused.value)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*serializers.PatientProfile().fields, "Shoe"]),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(max_size=140)
+        | st.emails()
+        | st.dates().map(str)
+        | st.sampled_from(["Female", "True", "a@b.c", "a..b@c.de", "2024-02-30", ""]),
+    )
+)
+def test_what_is_plain_to_see_is_what_the_serializer_accepts_unchanged(body):
+    if serializers._is_plain(body):
+        assert serializers.PatientProfile().to_internal_value(body) == body

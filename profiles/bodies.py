@@ -1,0 +1,95 @@
+"""The body: what a POST carries.
+
+In: an HTTP request. Out: parsed JSON, one value or many, within limits of bytes and
+number; or an error of the 4xx kind. Does not know the fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest
+from django.http.request import UnreadablePostError
+from rest_framework.exceptions import ParseError, UnsupportedMediaType
+
+from profiles import problems, records
+
+ONE_BYTES = records.MAX_VALUE_BYTES
+MANY_BYTES = 8 * 1024 * 1024
+MANY = 10_000
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+_ARRAY = re.compile(rb"[ \t\r\n]*\[")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What was posted; `many` tells an array or lines, also of one element."""
+
+    values: list[object]
+    many: bool
+
+
+def read(request: HttpRequest) -> Body:
+    """The posted JSON: an object, an array, or newline-delimited values.
+
+    Raises UnsupportedMediaType, LengthRequired, TooLarge or ParseError.
+    """
+    if request.content_type not in (JSON, NDJSON) and _has_body(request):
+        raise UnsupportedMediaType(request.content_type or "none")
+    raw = _bytes(request)
+    if request.content_type == NDJSON:
+        return _many(list(_lines(raw)))
+    if _ARRAY.match(raw):
+        values = _parse(raw)
+        return _many(values if isinstance(values, list) else [values])
+    if len(raw) > ONE_BYTES:
+        raise problems.TooLarge(f"An object is over {ONE_BYTES:,} bytes.")
+    return Body([_parse(raw)], many=False)
+
+
+def _has_body(request: HttpRequest) -> bool:
+    return request.META.get("CONTENT_LENGTH") not in (None, "", "0")
+
+
+def _bytes(request: HttpRequest) -> bytes:
+    """The raw body; its announced length is judged before a byte of it is read."""
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if not length and "HTTP_TRANSFER_ENCODING" in request.META:
+        raise problems.LengthRequired
+    if not (length or "0").isascii() or not (length or "0").isdigit():
+        raise ParseError("The Content-Length is no number.")
+    try:
+        if len(length) > 18 or int(length or 0) > MANY_BYTES:
+            raise RequestDataTooBig
+        return request.body
+    except RequestDataTooBig:
+        raise problems.TooLarge(f"The body is over {MANY_BYTES:,} bytes.") from None
+    except UnreadablePostError:
+        raise ParseError("The body ended before its announced length.") from None
+
+
+def _many(values: list[object]) -> Body:
+    if len(values) > MANY:
+        raise problems.TooLarge(f"More than {MANY:,} updates in one request.")
+    if not values:
+        raise ParseError("The body holds no update.")
+    return Body(values, many=True)
+
+
+def _lines(raw: bytes) -> Iterator[object]:
+    for number, line in enumerate(raw.split(b"\n")):
+        if line.strip():
+            yield _parse(line, f"Line {number + 1}")
+
+
+def _parse(raw: bytes, what: str = "The body") -> object:
+    try:
+        return records.load_json(raw)
+    except records.NotStrictJSON as error:
+        raise ParseError(f"{what} is not valid JSON: {error}.") from None
