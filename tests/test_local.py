@@ -57,7 +57,9 @@ with Supervisor(say) as supervisor:
     except RunFailed as error:
         sys.exit(str(error))
     finally:
-        supervisor.stop(stand_in("last"))
+        done = supervisor.stop(stand_in("last"))
+if not done:
+    sys.exit("something is left to do")
 """
 
 
@@ -181,6 +183,18 @@ def test_a_dead_engine_ends_the_run_and_names_its_log(run):
     assert str(run.path("engine.log")) in error
     assert run.lines("ended") == ["web", "consumer"]
     wait_gone(run.pids("engine", "web", "consumer"))
+
+
+@pytest.mark.parametrize("last", ["exit 1", "sleep 60"])
+def test_a_last_command_that_fails_or_lingers_fails_the_run(run, last):
+    run.script("last", last)
+    run.start()
+    run.wait_up()
+    run.process.terminate()
+    code, error = run.wait_end()
+    assert code == 1
+    assert "something is left to do" in error
+    assert run.lines("ended") == ["web", "consumer", "engine"]
 
 
 def test_a_process_that_does_not_end_is_killed(run):

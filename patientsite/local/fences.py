@@ -2,8 +2,9 @@
 
 The embedded Kafka keeps nothing over a restart and the embedded table does, so each
 start would add a fence per patient. One of them stays: it tells the audit that the
-item's history began before the present topic. Only for a table that has no other source: on a
-real one a fence of another topic still holds back that topic's late writes.
+item's history began before the present topic. Only for a table that has no other
+source: on a real one a fence of another topic still holds back that topic's late
+writes.
 """
 
 from __future__ import annotations

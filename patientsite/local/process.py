@@ -73,10 +73,11 @@ class Process:
 
 
 def _spawn(command: Command, lifeline: int) -> subprocess.Popen[bytes]:
+    argv = [guard.__file__, str(command.patience_s), *command.argv]
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(command.log.open("wb")) if command.log else None
         return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-IS", guard.__file__, *command.argv],
+            [sys.executable, "-IS", *argv],
             stdin=lifeline,
             stdout=log or subprocess.PIPE,
             stderr=subprocess.STDOUT,

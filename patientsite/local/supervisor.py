@@ -105,18 +105,18 @@ class Supervisor:
         while True:
             self._tend()
 
-    def stop(self, last: Command) -> None:
-        """End the services, let `last` run to its end, end the engines.
+    def stop(self, last: Command) -> bool:
+        """End the services, let `last` do what they left, end the engines.
 
-        Another interrupt meanwhile is raised as Interrupted.
+        Whether nothing is left to do. Another interrupt meanwhile raises Interrupted.
         """
         self._heeded = self._interrupts
         for service in self._services:
             self._end(service.process)
-        if self._services and not self._dead_engine():
-            self._finish(last)
+        done = not self._services or (not self._dead_engine() and self._finish(last))
         for engine in reversed(self._engines):
             self._end(engine)
+        return done
 
     def _start(self, command: Command) -> Process:
         self._processes = [p for p in self._processes if p.exit_code() is None]
@@ -138,12 +138,12 @@ class Supervisor:
         dead = (engine for engine in self._engines if engine.exit_code() is not None)
         return next(dead, None)
 
-    def _finish(self, last: Command) -> None:
+    def _finish(self, last: Command) -> bool:
         process = self._start(last)
         self._await_exit(process)
-        if process.exit_code() != 0:
-            process.kill()
-            self._say(f"{last.name} did not finish within {last.patience_s:.0f} s")
+        done = process.exit_code() == 0
+        process.kill()
+        return done
 
     def _end(self, process: Process) -> None:
         if process.exit_code() is None:

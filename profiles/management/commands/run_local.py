@@ -40,7 +40,10 @@ Ctrl-C stops all; the table is kept under var/."""
 ENGINES_READY = """
 Ready: Kafka on 127.0.0.1:{ports.kafka}, DynamoDB on http://127.0.0.1:{ports.dynamodb}"""
 
-STOPPING = "\nStopping: web, consumer once it has read everything, engines ..."
+STOPPING = """
+Stopping: the web, the consumer once everything is in the table, the engines ..."""
+
+LAST_MISSING = "what was accepted last may be missing in the table"
 
 
 class Command(BaseCommand):
@@ -73,9 +76,7 @@ class Command(BaseCommand):
         except RunFailed as error:
             raise CommandError(f"{error}.") from None
         except Interrupted:
-            raise CommandError(
-                "Ended at once: what was accepted last may be missing in the table."
-            ) from None
+            raise CommandError(f"Ended at once: {LAST_MISSING}.") from None
 
     def _run(self, ports: stack.Ports, engines_only: bool) -> None:
         held = pidfile.acquire(PID_FILE)
@@ -98,7 +99,9 @@ class Command(BaseCommand):
             except Interrupted:
                 self._say(STOPPING)
             finally:
-                supervisor.stop(stack.catch_up())
+                caught_up = supervisor.stop(stack.catch_up())
+        if not caught_up:
+            raise RunFailed(f"the consumer did not read everything: {LAST_MISSING}")
 
     def _start_engines(self, supervisor: Supervisor, ports: stack.Ports) -> None:
         supervisor.start_engine(stack.kafka(ports.kafka, LOGS))
