@@ -127,7 +127,7 @@ def consumer() -> Command:
 
 def catch_up() -> Command:
     """The consumer once more, until it has read everything that was accepted."""
-    return _manage("consumer", "consume_profiles", "--until-caught-up", patience_s=20)
+    return _manage("consumer", "consume_profiles", "--until-caught-up", patience_s=60)
 
 
 def _manage(name: str, *arguments: str, patience_s: float = 15) -> Command:
