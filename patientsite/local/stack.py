@@ -28,7 +28,7 @@ ENGINES = ROOT / ".venv-engines"
 HOST = "127.0.0.1"
 
 # The embedded broker lets a member join after half its session's timeout.
-KAFKA_CONFIG = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500}
+KAFKA_CONFIG = {"session.timeout.ms": 2000, "heartbeat.interval.ms": 500}
 
 
 @dataclass(frozen=True)
