@@ -137,6 +137,7 @@ class ProfileConsumer:
         self._owned: set[int] = set()
         self._ended: set[int] = set()
         self._waiting = False
+        self._leaving = False
 
     def run(self, until: Callable[[], bool]) -> None:
         """Consume until `stop` or `until`, then leave the group."""
@@ -150,6 +151,7 @@ class ProfileConsumer:
             while self._stop_by is None and not until():
                 self.turn()
         finally:
+            self._leaving = True
             self._kafka.close()
 
     def stop(self) -> None:
@@ -339,6 +341,8 @@ class ProfileConsumer:
                 time.sleep(1)
 
     def _on_assign(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._leaving:  # close() hands over what it had joined for
+            return
         self._insist_on_topic()
         starts = [self._start(place) for place in committed(kafka, partitions)]
         kafka.incremental_assign(starts)

@@ -372,6 +372,14 @@ def test_stop_gives_up_uncommitted_what_it_can_not_finish_in_time(world, clock):
     assert w.kafka.closed
 
 
+def test_partitions_that_come_while_it_leaves_are_asked_nothing_about(world):
+    w = world()
+    w.kafka.committed = None  # what close() has begun, it would answer never
+    w.kafka.close = lambda: w.kafka.assign(1)
+    w.consumer.run(until=lambda: True)
+    assert w.consumer.owned == {0}
+
+
 def test_a_failure_leaves_the_group(world):
     w = world([message(0)])
     w.table.troubles = [refusal("AccessDeniedException")]
