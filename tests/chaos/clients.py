@@ -61,6 +61,9 @@ class Poster(Thread):
     def run(self) -> None:
         while not self._over.wait(self._period_s * self._choose.uniform(0.5, 1.5)):
             self.post(self._patient())
+        self.close()
+
+    def close(self) -> None:
         self._connection.close()
 
     def post(self, patient: str, **fields: str | None) -> None:
@@ -136,6 +139,7 @@ class Sampler(Thread):
     def run(self) -> None:
         while not self._over.wait(self._period_s):
             self.sample(next(self._patients))
+        self._dynamodb.close()
 
     def sample(self, patient: str) -> None:
         """One read; while the table is away there is nothing to see."""

@@ -93,6 +93,8 @@ class Deployment:
     def __exit__(self, *_: object) -> None:
         for engine in self.harmed:
             engine.kill()
+        for proxy in self.proxies:
+            proxy.close()
 
     def _environ(self, proxy: Proxy) -> dict[str, str]:
         return {**self.stack.environ, "DYNAMODB_ENDPOINT_URL": proxy.endpoint_url}

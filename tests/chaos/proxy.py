@@ -77,7 +77,7 @@ def _error(status: int, name: str) -> Answer:
 
 
 class Proxy:
-    """Serves from the moment it is made until this process ends."""
+    """Serves from the moment it is made until it is closed."""
 
     def __init__(self, upstream_port: int) -> None:
         self.fault: Fault = unharmed
@@ -109,6 +109,11 @@ class Proxy:
     def drop(self) -> None:
         """Forget the held calls: the table never sees them."""
         self._end_hold(goes_on=False)
+
+    def close(self) -> None:
+        self.drop()
+        self._server.shutdown()
+        self._server.server_close()
 
     def answer(self, call: Call) -> Answer | None:
         with self._lock:

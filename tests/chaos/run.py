@@ -38,7 +38,7 @@ from tests.chaos.observed import (
 )
 from tests.chaos.report import Report
 from tests.engines.jars import EnginesUnavailable
-from tests.stack import ROOT, TABLE, TOPIC
+from tests.stack import ROOT, TABLE, TOPIC, Stack
 
 GROUPS = 6
 PATIENTS = 40
@@ -90,7 +90,7 @@ def run(plan: Plan) -> Report:
         _live([*posters, *samplers, *harm], plan.seconds, over)
         settled = deployment.settle(SETTLE_S)
         deployment.rest()
-        observed = _observe(deployment, posters, samplers)
+        observed = observe(deployment.stack, posters, samplers)
     return Report(
         judge(observed),
         answers=sum((poster.answers for poster in posters), Counter()),
@@ -130,15 +130,15 @@ def _live(threads: Sequence[Thread], seconds: int, over: Event) -> None:
         thread.join()
 
 
-def _observe(
-    deployment: Deployment, posters: Sequence[Poster], samplers: Sequence[Sampler]
+def observe(
+    stack: Stack, posters: Sequence[Poster], samplers: Sequence[Sampler]
 ) -> Observed:
-    bootstrap_servers = deployment.kafka.bootstrap_servers
+    """Read all that there is to judge; nothing may write any more."""
     return Observed(
-        accepted=read_notes(posters, deployment.stack.directory / "accepted.jsonl"),
-        log=read_log(bootstrap_servers, TOPIC),
-        dead_letters=read_dead_letters(bootstrap_servers, f"{TOPIC}.dlq"),
-        items=read_items(deployment.stack.dynamodb(), TABLE),
+        accepted=read_notes(posters, stack.directory / "accepted.jsonl"),
+        log=read_log(stack.bootstrap_servers, TOPIC),
+        dead_letters=read_dead_letters(stack.bootstrap_servers, f"{TOPIC}.dlq"),
+        items=read_items(stack.dynamodb(), TABLE),
         samples=[sample for sampler in samplers for sample in sampler.samples],
     )
 
