@@ -85,6 +85,11 @@ def require_open(request: HttpRequest) -> None:
         raise refusal
 
 
+def may_read(request: HttpRequest) -> bool:
+    """Whether a profile may be shown to whoever sent this request."""
+    return bool(settings.DEVELOPMENT)
+
+
 def page(view: Handler) -> Handler:
     """Decorate a page: in production it is for signed-in staff."""
     if settings.DEVELOPMENT:

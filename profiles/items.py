@@ -7,11 +7,12 @@ calls nobody.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from profiles.updates import MergedUpdate, Source
+from profiles.updates import MergedUpdate, Receipt, Source
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import (
@@ -96,10 +97,10 @@ def insert_statement(table: str, update: MergedUpdate) -> BatchStatementRequestT
     }
 
 
-def includes(item: Item, update: MergedUpdate) -> bool:
-    """Whether the item's fence tells that it includes the update."""
-    fence = item.get(fence_name(update.source), {})
-    return "N" in fence and int(fence["N"]) >= update.offset
+def includes(item: Item, place: MergedUpdate | Receipt) -> bool:
+    """Whether the item's fence tells that it includes the update of this place."""
+    fence = item.get(fence_name(place.source), {})
+    return "N" in fence and int(fence["N"]) >= place.offset
 
 
 def _written(update: MergedUpdate) -> dict[str, AttributeValueTypeDef]:
@@ -126,6 +127,14 @@ def iso_timestamp(timestamp_ms: int) -> str:
 def profile(item: Item) -> dict[str, str]:
     """The profile that an item shows: the posted fields and UpdatedAt, no fences."""
     return {name: value["S"] for name, value in item.items() if "S" in value}
+
+
+def etag(item: Item) -> str:
+    """The item's version (RFC 9110, 8.8.3): it changes with each fence, and only so."""
+    version = ",".join(
+        f"{name}={offset}" for name, offset in sorted(fences(item).items())
+    )
+    return f'"{hashlib.sha256(version.encode()).hexdigest()[:32]}"'
 
 
 def fences(item: Item) -> dict[str, int]:

@@ -6,16 +6,20 @@ page of reads.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 
 from profiles import connections, items
+from profiles.gates import Full, Gate
+from profiles.updates import Receipt
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -37,15 +41,19 @@ class Page:
 class Profiles:
     """The table as people and clients read it."""
 
-    def __init__(self, client: DynamoDBClient, table: str) -> None:
+    def __init__(
+        self, client: DynamoDBClient, table: str, readers: int = 4, waiters: int = 2
+    ) -> None:
         self._client = client
         self._table = table
+        self._gate = Gate(readers)
+        self._waiters = BoundedSemaphore(waiters)
 
     def get(self, patient_id: str) -> items.Item | None:
         """One item, read consistently; None where there is none."""
         if len(patient_id.encode()) > items.MAX_KEY_BYTES:
             return None
-        with _reading(self._table):
+        with self._reading():
             answer = self._client.get_item(
                 TableName=self._table,
                 Key={items.KEY: {"S": patient_id}},
@@ -58,15 +66,47 @@ class Profiles:
         scan: ScanInputTypeDef = {"TableName": self._table, "Limit": limit}
         if after is not None:
             scan["ExclusiveStartKey"] = {items.KEY: {"S": after}}
-        with _reading(self._table):
+        with self._reading():
             answer = self._client.scan(**scan)
         last = answer.get("LastEvaluatedKey")
         return Page(list(answer["Items"]), last[items.KEY]["S"] if last else None)
 
+    def await_receipt(
+        self, patient_id: str, receipt: Receipt, seconds: float
+    ) -> items.Item | None:
+        """The item once it includes the update of this receipt; None: not in time.
+
+        One consistent read a look, at growing intervals; where too many wait already,
+        one look. Raises StoreUnavailable.
+        """
+        deadline = time.monotonic() + seconds
+        waits = self._waiters.acquire(blocking=False)
+        try:
+            for pause in _pauses():
+                item = self.get(patient_id)
+                if item is not None and items.includes(item, receipt):
+                    return item
+                if not waits or time.monotonic() + pause > deadline:
+                    return None
+                time.sleep(pause)
+        finally:
+            if waits:
+                self._waiters.release()
+        return None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            with self._gate.passage() as moved, _told(self._table):
+                yield
+                moved()
+        except Full:
+            raise StoreUnavailable("too many reads wait for DynamoDB") from None
+
     def all(self) -> Iterator[items.Item]:
         """Every item of the table, each page read consistently."""
         scan = self._client.get_paginator("scan")
-        with _reading(self._table):
+        with _told(self._table):
             for page in scan.paginate(TableName=self._table, ConsistentRead=True):
                 yield from page["Items"]
 
@@ -74,11 +114,24 @@ class Profiles:
 @cache
 def profiles() -> Profiles:
     """This process's reader of the configured table."""
-    return Profiles(connections.dynamodb(), settings.DYNAMODB_TABLE)
+    return Profiles(
+        connections.dynamodb(),
+        settings.DYNAMODB_TABLE,
+        readers=max(1, settings.WEB_THREADS // 4),
+        waiters=max(1, settings.WEB_THREADS // 8),
+    )
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds between two looks: short at first, for most updates are applied soon."""
+    pause = 0.05
+    while True:
+        yield pause
+        pause = min(pause * 1.5, 1.0)
 
 
 @contextmanager
-def _reading(table: str) -> Iterator[None]:
+def _told(table: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:

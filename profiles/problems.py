@@ -38,6 +38,13 @@ class LengthRequired(exceptions.APIException):
     default_detail = "Send a Content-Length: a chunked body is not read."
 
 
+class NotYetApplied(exceptions.APIException):
+    """504: the update is on the topic, and not yet in the profile."""
+
+    status_code = HTTPStatus.GATEWAY_TIMEOUT
+    default_detail = "The profile does not include this receipt yet. Ask again."
+
+
 class InvalidElements(exceptions.APIException):
     """400: some elements of an array are no updates, so none was produced."""
 
@@ -81,7 +88,7 @@ def exception_handler(
         return None
     headers = {name: response.headers[name] for name in _KEPT if name in response}
     if isinstance(exception, exceptions.ValidationError):
-        detail = "The profile is not valid; see `errors`."
+        detail = "The request is not valid; see `errors`."
         return problem(response.status_code, detail, headers, errors=exception.detail)
     if isinstance(exception, InvalidElements):
         detail = str(exception.detail)

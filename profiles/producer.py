@@ -7,26 +7,23 @@ a Kafka producer and tell the topic; it knows no HTTP and no table.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Condition, Lock, Thread
+from threading import Lock, Thread
 from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as KafkaProducer
 
 from profiles import records
+from profiles.gates import Full, Gate
 from profiles.updates import Receipt, Source, Update
 
 log = logging.getLogger(__name__)
 
 ACKNOWLEDGE_TIMEOUT_S = 4.5
 """A little over the delivery timeout, so that librdkafka's own verdict comes first."""
-
-STALLED_S = 0.5
 
 
 class NotAcknowledged(Exception):
@@ -60,7 +57,7 @@ class Publisher:
     ) -> None:
         self._make = make
         self._topic = topic
-        self._gate = _Gate(capacity)
+        self._gate = Gate(capacity)
         self._lock = Lock()
         self._session: _Session | None = None
 
@@ -82,13 +79,21 @@ class Publisher:
         of its patient: its client sends them again from the first refused on.
         """
         topic = self._topic()
-        with self._gate.passage() as moved:
-            session = self._current()
-            delivery = session.deliver(topic, updates)
-            if delivery.broken:
-                self._retire(session)
-            else:
-                moved()
+        try:
+            with self._gate.passage() as moved:
+                return self._deliver(topic, updates, moved)
+        except Full:
+            raise NotAcknowledged("too many updates wait for Kafka") from None
+
+    def _deliver(
+        self, topic: Topic, updates: Sequence[Update], moved: Callable[[], None]
+    ) -> list[Verdict]:
+        session = self._current()
+        delivery = session.deliver(topic, updates)
+        if delivery.broken:
+            self._retire(session)
+        else:
+            moved()
         return delivery.verdicts
 
     def _current(self) -> _Session:
@@ -187,41 +192,6 @@ class _Session:
     def _poll(self) -> None:
         while not self._retired or len(self._kafka):
             self._kafka.poll(0.2)
-
-
-class _Gate:
-    """Lets a bounded number through; refuses the rest once nothing moves."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._inside = 0
-        self._moved_at = 0.0
-        self._changed = Condition()
-
-    @contextmanager
-    def passage(self) -> Iterator[Callable[[], None]]:
-        """Yields what to call when Kafka has answered."""
-        self._enter()
-        try:
-            yield self._move
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify()
-
-    def _move(self) -> None:
-        self._moved_at = time.monotonic()
-
-    def _enter(self) -> None:
-        with self._changed:
-            if self._inside == 0:
-                self._moved_at = time.monotonic()
-            while self._inside >= self._capacity:
-                patience_s = self._moved_at + STALLED_S - time.monotonic()
-                if patience_s <= 0:
-                    raise NotAcknowledged("too many updates wait for Kafka")
-                self._changed.wait(patience_s)
-            self._inside += 1
 
 
 _REFUSALS = {

@@ -8,6 +8,7 @@ is depends on the record alone. Does not know the fields: `serializers` declares
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -77,6 +78,11 @@ def key_of(patient_id: str) -> bytes:
     return patient_id.encode()
 
 
+def partition_of(patient_id: str, partitions: int) -> int:
+    """Where the Java clients' default partitioner puts a key: murmur2, its sign bit cut."""
+    return (_murmur2(key_of(patient_id)) & 0x7FFFFFFF) % partitions
+
+
 def value_of(update: Update) -> bytes:
     """The JSON value: PatientId and the supplied fields, UTF-8, nothing else."""
     return orjson.dumps({"PatientId": update.patient_id, **update.fields})
@@ -128,6 +134,21 @@ def check_key(record: Record, update: Update) -> None:
     """Refuse a record whose key is not its PatientId: its order is not kept."""
     if record.key != key_of(update.patient_id):
         raise InvalidRecord("key_mismatch", "the key is not the body's PatientId")
+
+
+def _murmur2(data: bytes) -> int:
+    """MurmurHash2, 32 bits, with Kafka's seed (org.apache.kafka.common.utils.Utils)."""
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    h = 0x9747B28C ^ len(data)
+    whole = len(data) & ~3
+    for (k,) in struct.iter_unpack("<I", data[:whole]):
+        k = k * m & mask
+        k = (k ^ k >> 24) * m & mask
+        h = (h * m & mask) ^ k
+    if tail := data[whole:]:
+        h = (h ^ int.from_bytes(tail, "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -7,8 +7,11 @@ the standard library only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+_RECEIPT = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,9})\.(\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,15 @@ class Receipt:
 
     def __str__(self) -> str:
         return f"{self.source.topic_id}.{self.source.partition}.{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Receipt:
+        """Read what `str` writes; raises ValueError."""
+        found = _RECEIPT.fullmatch(text)
+        if found is None:
+            raise ValueError("not a receipt")
+        topic_id, partition, offset = found.groups()
+        return cls(Source(topic_id, int(partition)), int(offset))
 
 
 @dataclass(frozen=True, slots=True)

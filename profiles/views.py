@@ -6,17 +6,16 @@ never writes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
-from threading import BoundedSemaphore
 from typing import Any
-from urllib.parse import quote
 
-import orjson
-from django.conf import settings
+from django.core import signing
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
+from django.utils.http import parse_etags
 from rest_framework.exceptions import NotAcceptable, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -25,28 +24,22 @@ from rest_framework.views import APIView
 from profiles import (
     access,
     bodies,
-    connections,
+    ingest,
     items,
     lookups,
     problems,
+    records,
     serializers,
     topics,
 )
 from profiles.lookups import StoreUnavailable
-from profiles.producer import NotAcknowledged, Publisher, Verdict
-from profiles.updates import Receipt, Update
+from profiles.updates import Receipt, Source, Update
 
-ERRORS_TOLD = 100
+MOST_WAIT_S = 30
+MOST_ON_A_PAGE = 500
 
-_many_at_a_time = BoundedSemaphore(4)
-"""Bodies of 8 MiB: the memory that they take is bounded by their number."""
-
-
-@cache
-def publisher() -> Publisher:
-    """This process's one publisher, made with its first update: after any fork."""
-    capacity = max(1, settings.WEB_THREADS - 4)
-    return Publisher(connections.producer, topics.watch().current, capacity)
+_CURSOR_SALT = "profiles.views.cursor"
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])", re.ASCII | re.IGNORECASE)
 
 
 class PatientProfileView(APIView):
@@ -73,22 +66,53 @@ class PatientProfileView(APIView):
         _require_json_accepted(request)
         body = bodies.read(request)
         if body.many:
-            return _publish_many(body.values)
-        return _publish_one(serializers.parse(body.values[0]))
+            return ingest.publish_many(body.values)
+        update = serializers.parse(body.values[0])
+        receipt = ingest.publish_one(update)
+        if seconds := _preferred_wait(request):
+            applied = _applied(request, update, receipt, seconds)
+            return applied or ingest.accepted(update, receipt)
+        return ingest.accepted(update, receipt)
+
+    def get(self, request: Request) -> Response:
+        """A page of profiles in the table's order, and the cursor of the next."""
+        limit = _whole_number(request.query_params.get("limit", "50"), "limit")
+        if not 1 <= limit <= MOST_ON_A_PAGE:
+            raise ValidationError({"limit": [f"Give 1 to {MOST_ON_A_PAGE}."]})
+        with _reading():
+            after = _position(request.query_params.get("cursor", ""))
+            page = lookups.profiles().page(limit, after)
+        following = page.next_after and signing.dumps(
+            page.next_after, salt=_CURSOR_SALT
+        )
+        found = [items.profile(item) for item in page.items]
+        return Response({"Profiles": found, "Cursor": following})
 
 
 class PatientProfileDetailView(APIView):
     """GET one stored profile."""
 
     def get(self, request: Request, patient_id: str) -> Response:
-        """The profile as the table holds it now."""
-        try:
-            item = lookups.profiles().get(patient_id)
-        except StoreUnavailable as error:
-            raise problems.Unavailable(f"{error}.") from None
+        """The profile as the table holds it now, or once it includes a receipt."""
+        with _reading():
+            item = self._item(request, patient_id)
         if item is None:
             raise Http404
-        return Response(items.profile(item))
+        etag = items.etag(item)
+        if etag in parse_etags(request.META.get("HTTP_IF_NONE_MATCH", "")):
+            return Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag})
+        return Response(items.profile(item), headers={"ETag": etag})
+
+    def _item(self, request: Request, patient_id: str) -> items.Item | None:
+        if "receipt" not in request.query_params:
+            return lookups.profiles().get(patient_id)
+        receipt = _receipt(request.query_params["receipt"], patient_id)
+        wait = _whole_number(request.query_params.get("wait", "0"), "wait")
+        seconds = min(wait, MOST_WAIT_S)
+        item = lookups.profiles().await_receipt(patient_id, receipt, seconds)
+        if item is None:
+            raise problems.NotYetApplied
+        return item
 
 
 def ingest_lane(
@@ -121,75 +145,65 @@ def ready(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "ready"})
 
 
-def _publish_one(update: Update) -> HttpResponse:
-    [verdict] = _publish([update])
-    if isinstance(verdict, NotAcknowledged):
-        raise problems.Unavailable(f"{verdict}. Send the update again.")
-    location = f"/patientprofile/{quote(update.patient_id, safe='')}"
-    return _json(_told(update, verdict), Location=location)
+def _preferred_wait(request: HttpRequest) -> int:
+    """Seconds that the client asks us to wait for the profile (RFC 7240), capped."""
+    found = _WAIT.search(request.META.get("HTTP_PREFER", ""))
+    return min(int(found[1]), MOST_WAIT_S) if found else 0
 
 
-def _publish_many(values: list[object]) -> HttpResponse:
-    if not _many_at_a_time.acquire(blocking=False):
-        raise problems.Unavailable("Too many large requests at a time. Send it again.")
+def _applied(
+    request: HttpRequest, update: Update, receipt: Receipt, seconds: int
+) -> HttpResponse | None:
+    """200 with the profile that includes the update; None: accepted is all we know."""
+    if not access.may_read(request):
+        return None
+    with suppress(StoreUnavailable):
+        item = lookups.profiles().await_receipt(update.patient_id, receipt, seconds)
+        if item is not None:
+            headers = {
+                "Preference-Applied": f"wait={seconds}",
+                "ETag": items.etag(item),
+                "Content-Location": ingest.location(update.patient_id),
+            }
+            return JsonResponse(items.profile(item), headers=headers)
+    return None
+
+
+def _receipt(text: str, patient_id: str) -> Receipt:
+    """A receipt that this patient's update can have got; else 400."""
     try:
-        updates = _parse_all(values)
-        verdicts = _publish(updates)
-    finally:
-        _many_at_a_time.release()
-    if any(isinstance(verdict, NotAcknowledged) for verdict in verdicts):
-        return _partly_refused(updates, verdicts)
-    return _json([_told(u, v) for u, v in zip(updates, verdicts, strict=True)])
+        receipt = Receipt.parse(text)
+    except ValueError:
+        raise ValidationError({"receipt": ["Not a receipt."]}) from None
+    topic = topics.watch().current()
+    partition = records.partition_of(patient_id, topic.partitions)
+    if receipt.source != Source(topic.id, partition):
+        told = "Not of this patient, or of a topic that is no more."
+        raise ValidationError({"receipt": [told]})
+    return receipt
 
 
-def _parse_all(values: list[object]) -> list[Update]:
-    """All or nothing: every bad element is told, by its index."""
-    updates, errors = [], []
-    for index, value in enumerate(values):
-        try:
-            updates.append(serializers.parse(value))
-        except ValidationError as error:
-            errors.append({"index": index, "errors": error.detail})
-    if errors:
-        raise problems.InvalidElements(errors[:ERRORS_TOLD], len(errors))
-    return updates
+def _whole_number(text: str, name: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ValidationError({name: ["Give a whole number."]})
+    return int(text)
 
 
-def _publish(updates: list[Update]) -> list[Verdict]:
+def _position(cursor: str) -> str | None:
+    if not cursor:
+        return None
     try:
-        return publisher().publish_all(updates)
-    except (NotAcknowledged, topics.KafkaUnavailable, topics.WrongTopic) as error:
-        raise problems.Unavailable(f"{error}. Send the update again.") from None
+        return str(signing.loads(cursor, salt=_CURSOR_SALT))
+    except signing.BadSignature:
+        raise ValidationError({"cursor": ["Not one of ours."]}) from None
 
 
-def _told(update: Update, verdict: Verdict) -> dict[str, object]:
-    """What a client learns of one update."""
-    if isinstance(verdict, Receipt):
-        return {
-            "PatientId": update.patient_id,
-            "Partition": verdict.source.partition,
-            "Offset": verdict.offset,
-            "Receipt": str(verdict),
-        }
-    return {"PatientId": update.patient_id, "Refused": str(verdict)}
-
-
-def _partly_refused(updates: list[Update], verdicts: list[Verdict]) -> HttpResponse:
-    detail = (
-        "Kafka did not acknowledge every update; see `updates`. Send each patient's "
-        "updates again from the first refused one on."
-    )
-    told = [_told(u, v) for u, v in zip(updates, verdicts, strict=True)]
-    return problems.problem(503, detail, {"Retry-After": "1"}, updates=told)
-
-
-def _json(body: object, **headers: str) -> HttpResponse:
-    return HttpResponse(
-        orjson.dumps(body),
-        status=HTTPStatus.ACCEPTED,
-        content_type=bodies.JSON,
-        headers=headers,
-    )
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (StoreUnavailable, topics.KafkaUnavailable, topics.WrongTopic) as error:
+        raise problems.Unavailable(f"{error}.") from None
 
 
 def _require_json_accepted(request: HttpRequest) -> None:

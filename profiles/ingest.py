@@ -1,0 +1,117 @@
+"""Ingest: updates that a request carries, put on the topic, and the answer to that.
+
+In: parsed JSON. Out: a response with a receipt for each update. Knows no DynamoDB.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from http import HTTPStatus
+from threading import BoundedSemaphore
+from urllib.parse import quote
+
+import orjson
+from django.conf import settings
+from django.http import HttpResponse
+from rest_framework.exceptions import ValidationError
+
+from profiles import bodies, connections, problems, serializers, topics
+from profiles.producer import NotAcknowledged, Publisher, Verdict
+from profiles.updates import Receipt, Update
+
+ERRORS_TOLD = 100
+
+_many_at_a_time = BoundedSemaphore(4)
+"""Bodies of 8 MiB: the memory that they take is bounded by their number."""
+
+
+@cache
+def publisher() -> Publisher:
+    """This process's one publisher, made with its first update: after any fork."""
+    capacity = max(1, settings.WEB_THREADS // 2)
+    return Publisher(connections.producer, topics.watch().current, capacity)
+
+
+def publish_one(update: Update) -> Receipt:
+    """The receipt of one update; raises problems.Unavailable."""
+    [verdict] = _publish([update])
+    if isinstance(verdict, NotAcknowledged):
+        raise problems.Unavailable(f"{verdict}. Send the update again.")
+    return verdict
+
+
+def accepted(update: Update, receipt: Receipt) -> HttpResponse:
+    """202 with the receipt, and where the profile is going to be."""
+    return _json(_told(update, receipt), Location=location(update.patient_id))
+
+
+def location(patient_id: str) -> str:
+    """The address of the stored profile."""
+    return f"/patientprofile/{quote(patient_id, safe='')}"
+
+
+def publish_many(values: list[object]) -> HttpResponse:
+    """202 with a receipt for each value, in order; all are validated before any is sent.
+
+    Raises problems.InvalidElements or problems.Unavailable.
+    """
+    if not _many_at_a_time.acquire(blocking=False):
+        raise problems.Unavailable("Too many large requests at a time. Send it again.")
+    try:
+        updates = _parse_all(values)
+        verdicts = _publish(updates)
+    finally:
+        _many_at_a_time.release()
+    if any(isinstance(verdict, NotAcknowledged) for verdict in verdicts):
+        return _partly_refused(updates, verdicts)
+    return _json([_told(u, v) for u, v in zip(updates, verdicts, strict=True)])
+
+
+def _parse_all(values: list[object]) -> list[Update]:
+    """All or nothing: every bad element is told, by its index."""
+    updates, errors = [], []
+    for index, value in enumerate(values):
+        try:
+            updates.append(serializers.parse(value))
+        except ValidationError as error:
+            errors.append({"index": index, "errors": error.detail})
+    if errors:
+        raise problems.InvalidElements(errors[:ERRORS_TOLD], len(errors))
+    return updates
+
+
+def _publish(updates: list[Update]) -> list[Verdict]:
+    try:
+        return publisher().publish_all(updates)
+    except (NotAcknowledged, topics.KafkaUnavailable, topics.WrongTopic) as error:
+        raise problems.Unavailable(f"{error}. Send the update again.") from None
+
+
+def _told(update: Update, verdict: Verdict) -> dict[str, object]:
+    """What a client learns of one update."""
+    if isinstance(verdict, Receipt):
+        return {
+            "PatientId": update.patient_id,
+            "Partition": verdict.source.partition,
+            "Offset": verdict.offset,
+            "Receipt": str(verdict),
+        }
+    return {"PatientId": update.patient_id, "Refused": str(verdict)}
+
+
+def _partly_refused(updates: list[Update], verdicts: list[Verdict]) -> HttpResponse:
+    detail = (
+        "Kafka did not acknowledge every update; see `updates`. Send each patient's "
+        "updates again from the first refused one on."
+    )
+    told = [_told(u, v) for u, v in zip(updates, verdicts, strict=True)]
+    return problems.problem(503, detail, {"Retry-After": "1"}, updates=told)
+
+
+def _json(body: object, **headers: str) -> HttpResponse:
+    return HttpResponse(
+        orjson.dumps(body),
+        status=HTTPStatus.ACCEPTED,
+        content_type=bodies.JSON,
+        headers=headers,
+    )
