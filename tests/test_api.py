@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from profiles import records, serializers, views
+from profiles import ingest, records, serializers
 from profiles.producer import NotAcknowledged, Verdict
 from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from profiles.updates import Receipt, Source, Update
@@ -41,7 +41,7 @@ class FakePublisher:
 @pytest.fixture
 def publisher(monkeypatch):
     fake = FakePublisher()
-    monkeypatch.setattr(views, "publisher", lambda: fake)
+    monkeypatch.setattr(ingest, "publisher", lambda: fake)
     return fake
 
 
@@ -179,7 +179,7 @@ def test_a_multipart_form_is_415(post):
     problem(post(b"--x--", "multipart/form-data; boundary=x"), 415)
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_another_method_is_405_and_the_allowed_are_named(method):
     response = Client().generic(method, "/patientprofile", b"{}", JSON)
     problem(response, 405)
@@ -435,8 +435,8 @@ def test_what_kafka_refuses_is_told_beside_what_it_took(post, publisher, monkeyp
 
 
 def test_large_requests_beyond_a_few_are_shed(post, monkeypatch):
-    monkeypatch.setattr(views, "_many_at_a_time", BoundedSemaphore(1))
-    with views._many_at_a_time:
+    monkeypatch.setattr(ingest, "_many_at_a_time", BoundedSemaphore(1))
+    with ingest._many_at_a_time:
         assert post([{"PatientId": "1"}]).status_code == 503
     assert post([{"PatientId": "1"}]).status_code == 202
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from profiles import producer
+from profiles import gates, producer
 from profiles.producer import NotAcknowledged, Publisher
 from profiles.topics import KafkaUnavailable, WrongTopic
 from profiles.updates import Receipt, Source, Update
@@ -224,7 +224,7 @@ def test_a_kafka_that_answers_slowly_is_waited_for_however_long_the_queue():
 
     class Slow(FakeKafkaProducer):
         def poll(self, timeout: float) -> int:
-            time.sleep(producer.STALLED_S / 5)
+            time.sleep(gates.STALLED_S / 5)
             if self.waiting:
                 self.answer()
             return 0
