@@ -178,6 +178,7 @@ def a_broker_killed_unheard(scene: Scene, manage: Sequence[str]) -> None:
     member, _ = scene.member("member", SOUND)
     member.start()
     scene.update("first")
+    scene.wait_shown("first")
     scene.broker.suspend()
     client.post(PATIENT, LastName="second")
     client.post(PATIENT, FirstName="third")
