@@ -21,14 +21,11 @@ from profiles.records import InvalidRecord, Record
 from profiles.updates import Update
 
 _NO_CONTROLS = RegexValidator(
-    r"[\x00-\x1f\x7f-\x9f]",
-    "Control characters are not allowed.",
-    inverse_match=True,
+    r"^[^\x00-\x1f\x7f-\x9f]*\Z", "Control characters are not allowed."
 )
 _LINES = RegexValidator(
-    r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]",
+    r"^[^\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]*\Z",
     "Control characters other than line breaks are not allowed.",
-    inverse_match=True,
 )
 _PLAIN_EMAIL = re.compile(
     r"[\w+-]+(\.[\w+-]+)*@([a-z0-9]{1,63}\.)+[a-z]{2,24}", re.ASCII

@@ -1,0 +1,73 @@
+"""The contract: what is told of the API is what it does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from profiles import serializers
+from tests import stack
+
+
+@pytest.fixture
+def schema() -> Any:
+    return Client().get("/api/schema", headers={"accept": "application/json"}).json()
+
+
+def test_the_schema_is_openapi_3_1_and_needs_no_token(schema, settings):
+    assert schema["openapi"].startswith("3.1")
+    settings.DEVELOPMENT = False
+    assert Client().get("/api/schema").status_code == 200
+
+
+def test_every_field_is_told_with_its_limit(schema):
+    told = schema["components"]["schemas"]["PatientProfile"]
+    assert told["properties"].keys() == serializers.PatientProfile().fields.keys()
+    assert told["required"] == ["PatientId"]
+    assert told["properties"]["FirstName"]["maxLength"] == 100
+    assert "Female" in told["properties"]["Sex"]["enum"]
+    assert told["properties"]["DateOfBirth"]["format"] == "date"
+
+
+def test_every_answer_of_the_contract_is_told_with_an_example(schema):
+    answers = schema["paths"]["/patientprofile"]["post"]["responses"]
+    assert {*answers} == {
+        *("200", "202", "400", "401", "403", "406", "411", "413", "415", "429", "503")
+    }
+    for status, answer in answers.items():
+        for media in answer["content"].values():
+            assert "example" in str(media), status
+
+
+def test_the_page_and_what_it_loads_is_from_here():
+    page = Client().get("/api/docs").content.decode()
+    assert "swagger-ui" in page
+    assert "//cdn" not in page
+    assert "https://" not in page
+
+
+@pytest.mark.stack
+def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(tmp_path: Path):
+    with stack.embedded(tmp_path) as engines, engines.web() as web:
+        done = subprocess.run(
+            [
+                *(str(Path(sys.executable).with_name("schemathesis")), "run"),
+                f"{web.url}/api/schema",
+                *("--checks", "not_a_server_error,status_code_conformance"),
+                *("--checks", "content_type_conformance,response_schema_conformance"),
+                *("--max-examples", "40", "--seed", "1", "--no-color"),
+                *("--phases", "examples,coverage,fuzzing"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        web.stop()
+    sys.stdout.write(done.stdout[-2000:])
+    assert done.returncode == 0, done.stdout[-6000:]
