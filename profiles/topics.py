@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from threading import Event, Lock, Thread
 
 from confluent_kafka import (
@@ -93,7 +93,28 @@ def configured(admin: AdminClient) -> Topic:
 @cache
 def watch() -> Watch:
     """This process's view of the configured topic."""
-    return Watch(partial(configured, connections.admin()))
+    return Watch(Enquiry(connections.admin))
+
+
+class Enquiry:
+    """Asks for the configured topic, of a client that is given up when it hears nothing.
+
+    librdkafka asks the broker that it takes for the controller, and goes on asking it
+    while that one is down and the others would answer.
+    """
+
+    def __init__(self, make: Callable[[], AdminClient]) -> None:
+        self._make = make
+        self._admin: AdminClient | None = None
+
+    def __call__(self) -> Topic:
+        """The topic; raises KafkaUnavailable or WrongTopic."""
+        admin = self._admin = self._admin or self._make()
+        try:
+            return configured(admin)
+        except KafkaUnavailable:
+            self._admin = None
+            raise
 
 
 def _unavailable(name: str, error: KafkaError) -> Exception:

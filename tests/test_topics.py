@@ -48,6 +48,17 @@ def test_another_partition_count_is_a_wrong_topic(admin, settings):
         topics.configured(admin)
 
 
+def test_a_client_that_hears_nothing_is_replaced_one_that_answers_is_kept(admin):
+    deaf: Any = FakeAdmin()
+    deaf.failure = KafkaError._TIMED_OUT
+    clients = [admin, deaf]
+    ask = topics.Enquiry(clients.pop)
+    with pytest.raises(KafkaUnavailable):
+        ask()
+    assert [ask(), ask()] == [TOPIC, TOPIC]
+    assert clients == []
+
+
 class Reads:
     """What a watch reads: answers and errors in turn."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -72,7 +71,7 @@ class Command(BaseCommand):
         table = Table(connections.dynamodb(), settings.DYNAMODB_TABLE)
         consumer = ProfileConsumer(
             connections.consumer(),
-            partial(topics.configured, connections.admin()),
+            topics.Enquiry(connections.admin),
             self._identity(table),
             table.apply,
             DeadLetterTopic(
