@@ -108,7 +108,7 @@ class Fold:
 class History:
     """One patient's item, and what the records read so far say of it."""
 
-    __slots__ = ("_digest", "_folds", "_noted", "_odd", "_shape", "_whole")
+    __slots__ = ("_digest", "_folds", "_noted", "_odd", "_shape", "_unfenced", "_whole")
 
     def __init__(self, shape: Shape, item: Item | None = None) -> None:
         fences = list(_fences(item or {}))
@@ -118,16 +118,16 @@ class History:
         self._odd = item is not None and not shape.explains(item)
         self._folds = tuple(folds)
         self._noted: frozenset[Finding] = frozenset()
-        if item is not None and (not fences or None in fences):
-            self.note(Finding.UNKNOWN)
+        self._unfenced = item is not None and (not fences or None in fences)
         self._whole = len(folds) == len(fences)
 
     def include(
         self, place: Receipt, values: Mapping[str, str | None], certain: bool
     ) -> bool:
-        """Fold a record in, if the item's fence says that it is applied; if it does.
+        """Fold a record in, if the item's fence says that it is applied.
 
-        One that is not certain may have been left out: only what the item shows of
+        Returns whether nothing more is to be said of the record: where no fence can be
+        read, nothing can. One that is not certain may have been left out: only what the item shows of
         it counts.
         """
         for fold in self._folds:
@@ -136,7 +136,7 @@ class History:
                 held = self._shape.mask(values) if certain else shown
                 fold.add(place.offset, held, shown)
                 return True
-        return False
+        return self._unfenced
 
     def note(self, finding: Finding) -> None:
         """Keep what was found of a record that is not included."""
@@ -146,13 +146,14 @@ class History:
         """What is found of the patient, once every record was read."""
         if self._digest is None:
             return self._noted
+        if self._unfenced:
+            return frozenset({Finding.UNKNOWN})
         found = {*self._noted}
         if any(fold.is_unexplained(spans) for fold in self._folds):
             found.add(Finding.UNKNOWN)
-        if Finding.UNKNOWN not in self._noted:
-            truncated = any(fold.is_truncated(spans) for fold in self._folds)
-            found |= self._judge(self._digest, self._whole and not truncated)
-        return frozenset(found) or frozenset({Finding.IN_ORDER})
+        truncated = any(fold.is_truncated(spans) for fold in self._folds)
+        found |= self._judge(self._digest, self._whole and not truncated)
+        return frozenset(found or {Finding.IN_ORDER})
 
     def _judge(self, digest: bytes, whole: bool) -> set[Finding]:
         """Hold the values against the fold.

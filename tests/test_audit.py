@@ -287,6 +287,11 @@ def test_an_item_without_a_fence_is_unknown(world):
     assert found(world) == {F.UNKNOWN: ["9"], F.IN_ORDER: ["1", "2"]}
 
 
+def test_an_item_whose_fence_was_taken_is_unknown_and_nothing_else(world):
+    del world.table["1"][FENCE]
+    assert found(world) == {F.UNKNOWN: ["1"], F.IN_ORDER: ["2"]}
+
+
 def test_an_item_without_a_record_is_unknown(world):
     world.table["9"] = {**world.table["1"], "PatientId": {"S": "9"}}
     assert F.UNKNOWN in found(world)

@@ -122,7 +122,14 @@ def as_json(report: Report) -> dict[str, Any]:
         for finding, tally in report.tallies.items()
     }
     del found["in_order"]["patient_ids"]
-    return {"items": report.items, "records": report.records, "findings": found}
+    return {
+        "table": settings.DYNAMODB_TABLE,
+        "topic": settings.KAFKA_TOPIC,
+        "items": report.items,
+        "records": report.records,
+        "damaged": report.damaged,
+        "findings": found,
+    }
 
 
 def as_text(report: Report) -> Iterator[str]:

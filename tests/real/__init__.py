@@ -1,0 +1,3 @@
+"""The guarantee on Apache Kafka and DynamoDB Local."""
+
+from __future__ import annotations
