@@ -27,8 +27,9 @@ LOGS = VAR / "log"
 ENGINES = ROOT / ".venv-engines"
 HOST = "127.0.0.1"
 
-# The embedded broker lets a member join after half its session's timeout.
-KAFKA_CONFIG = {"session.timeout.ms": 2000, "heartbeat.interval.ms": 500}
+# The embedded broker lets a member join after half its session's timeout. With 2 s the
+# next member's offsets were never answered, again and again.
+KAFKA_CONFIG = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def environment(ports: Ports, inherited: Mapping[str, str]) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "NO_PROXY": f"{HOST},localhost",
         "no_proxy": f"{HOST},localhost",
+        "DEVELOPMENT_ENGINES": "embedded",
         "PYTHONUNBUFFERED": "1",
     }
 
