@@ -138,3 +138,22 @@ def test_help_lists_the_targets(checkout):
     said = make(checkout)
     for target in ("run", "test", "local-dev-stack", "mod-tidy", "mod-dl"):
         assert re.search(rf"^{target} +\w", said, re.MULTILINE)
+
+
+def pins(file: str) -> set[str]:
+    """Each `name==version` of a file, without extras and markers."""
+    text = re.sub(r"\[[^]]*\]", "", (ROOT / file).read_text().lower())
+    return set(re.findall(r"^[\w.-]+==[\w.+!]+", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("requirements", "constraints"),
+    [
+        ("requirements.txt", "constraints.txt"),
+        ("requirements-dev.txt", "constraints.txt"),
+        ("requirements-engines.txt", "constraints-engines.txt"),
+    ],
+)
+def test_what_is_required_is_what_make_mod_tidy_pinned(requirements, constraints):
+    assert pins(requirements)
+    assert pins(requirements) <= pins(constraints)
