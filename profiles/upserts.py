@@ -116,19 +116,24 @@ class Table:
         """
         scratch = f"self-test {uuid.uuid4()}"
         try:
-            answers = [
-                self._say(build(self._name, _scratch_update(scratch, offset)))
-                for build, offset in _PROOF
-            ]
-            self._client.delete_item(
-                TableName=self._name, Key={items.KEY: {"S": scratch}}
-            )
+            answers = self._answers_about(scratch)
         except (BotoCoreError, ClientError) as error:
             raise StoreAway(self._trouble(error)) from None
         if answers != _PROVEN:
             raise StoreRefused(
                 f"the engine of table {self._name} reads the condition otherwise "
                 f"({', '.join(answers)}): it can't keep the order of updates"
+            )
+
+    def _answers_about(self, scratch: str) -> list[str]:
+        try:
+            return [
+                self._say(build(self._name, _scratch_update(scratch, offset)))
+                for build, offset in _PROOF
+            ]
+        finally:
+            self._client.delete_item(
+                TableName=self._name, Key={items.KEY: {"S": scratch}}
             )
 
     def _say(self, statement: BatchStatementRequestTypeDef) -> str:

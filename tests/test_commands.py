@@ -72,6 +72,32 @@ def test_provision_without_dynamodb_says_how_to_start_it(kafka, settings):
         run("provision")
 
 
+@pytest.mark.parametrize(
+    ("endpoint_url", "proofs"), [("", 0), ("http://127.0.0.1:4566", 1)]
+)
+def test_provision_proves_an_engine_that_is_not_aws(
+    kafka, dynamodb, settings, monkeypatch, endpoint_url, proofs
+):
+    proven: list[object] = []
+    settings.DYNAMODB_ENDPOINT_URL = endpoint_url
+    monkeypatch.setattr(upserts.Table, "prove", lambda table: proven.append(table))
+    run("provision")
+    assert len(proven) == proofs
+
+
+@pytest.mark.parametrize("error", [StoreAway, StoreRefused])
+def test_provision_refuses_an_engine_that_is_not_proven(
+    kafka, dynamodb, settings, monkeypatch, error
+):
+    def prove(table):
+        raise error("it reads the condition otherwise")
+
+    settings.DYNAMODB_ENDPOINT_URL = "http://127.0.0.1:4566"
+    monkeypatch.setattr(upserts.Table, "prove", prove)
+    with pytest.raises(CommandError, match=r"otherwise\.$"):
+        run("provision")
+
+
 # consume_profiles
 
 

@@ -276,6 +276,14 @@ def test_an_engine_that_reads_the_condition_otherwise_is_found_out():
         Table(blind, "t").prove()
 
 
+def test_a_proof_that_fails_half_way_leaves_nothing():
+    client: Any = FakeDynamoDB()
+    client.troubles = [None, None, None, ReadTimeoutError(endpoint_url="")]
+    with pytest.raises(StoreAway):
+        Table(client, "t").prove()
+    assert client.items == {}
+
+
 def test_an_outcome_shows_no_value():
     client = FakeDynamoDB()
     client.troubles = [refusal("ThrottlingException")]

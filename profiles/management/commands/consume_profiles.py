@@ -55,8 +55,6 @@ class Command(BaseCommand):
         """Waits for the table; updates wait on the topic meanwhile."""
         while True:
             try:
-                if settings.DYNAMODB_ENDPOINT_URL:
-                    table.prove()
                 return table.identity()
             except StoreAway as error:
                 self.stderr.write(

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from profiles import connections, provision
+from profiles.upserts import StoreAway, StoreRefused, Table
 
 
 class Command(BaseCommand):
@@ -34,17 +35,22 @@ class Command(BaseCommand):
                 f"Kafka does not answer on {settings.KAFKA_BOOTSTRAP_SERVERS} "
                 f"({error.args[0].name()}): start it with `make local-dev-stack`"
             ) from None
+        self._provision_table()
+
+    def _provision_table(self) -> None:
+        client = connections.dynamodb()
         try:
-            self._tell(
-                provision.provision_table(
-                    connections.dynamodb(), settings.DYNAMODB_TABLE
-                )
-            )
+            self._tell(provision.provision_table(client, settings.DYNAMODB_TABLE))
+            if settings.DYNAMODB_ENDPOINT_URL:
+                # Here, not in a consumer: a killed one would leave the scratch item.
+                Table(client, settings.DYNAMODB_TABLE).prove()
         except (BotoCoreError, ClientError) as error:
             raise CommandError(
                 f"DynamoDB does not answer on {settings.DYNAMODB_ENDPOINT_URL or 'AWS'} "
                 f"({type(error).__name__}): start it with `make local-dev-stack`"
             ) from None
+        except (StoreAway, StoreRefused) as error:
+            raise CommandError(f"{error}.") from None
 
     def _tell(self, sentences: Any) -> None:
         for sentence in sentences:
