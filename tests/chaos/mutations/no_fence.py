@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.management import execute_from_command_line
 
-from profiles import connections, upserts
+from profiles import connections
 
 CONDITION = " AND NOT "
 
@@ -44,7 +44,6 @@ def unfenced(make: Any) -> Any:
 
 
 connections.dynamodb = unfenced(connections.dynamodb)
-upserts.Table.prove = lambda self: None  # type: ignore[method-assign]  # it would tell
 
 if __name__ == "__main__":
     execute_from_command_line(sys.argv)
