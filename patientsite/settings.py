@@ -13,7 +13,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -64,6 +66,37 @@ def one_of(*choices: str) -> Callable[[str], str]:
 def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     """Cast: networks in CIDR form, separated by commas."""
     return [ipaddress.ip_network(word) for word in words(text)]
+
+
+def secret(shortest: int) -> Callable[[str], str]:
+    """Cast: a secret of so many bytes or more that is not one letter over and over."""
+
+    def cast(text: str) -> str:
+        if text and (len(text.encode()) < shortest or len(set(text)) < 10):
+            raise ValueError(f"give {shortest} random characters or more")
+        return text
+
+    return cast
+
+
+def key_url(text: str) -> str:
+    """Cast: where keys are fetched: by TLS, or on this machine."""
+    parts = urlsplit(text)
+    local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
+    if text and not local and (parts.scheme != "https" or not parts.hostname):
+        raise ValueError("give an https:// address")
+    return text
+
+
+def rate(text: str) -> tuple[int, float] | None:
+    """Cast: a count per s, min or hour, or off."""
+    if text == "off":
+        return None
+    count, _, unit = text.partition("/")
+    periods = {"s": 1.0, "min": 60.0, "hour": 3600.0}
+    if unit not in periods:
+        raise ValueError("give a rate such as 100/s, 1000/min or 9000/hour, or off")
+    return positive(count), periods[unit]
 
 
 def properties(text: str) -> dict[str, Any]:
@@ -129,24 +162,36 @@ KAFKA_GROUP_ID = env("KAFKA_GROUP_ID", f"profiles-{DYNAMODB_TABLE}", str)
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]", "0.0.0.0"]  # noqa: S104 a Host header, not an address to bind
 LOOPBACK = "127.0.0.0/8,::1/128"
 
-OPEN_PEERS = (
-    networks(LOOPBACK) + env("DJANGO_OPEN_PEERS", "", networks) if DEVELOPMENT else []
-)
+OPEN_PEERS = env("DJANGO_OPEN_PEERS", "", networks)
 ALLOWED_HOSTS = env(
     "DJANGO_ALLOWED_HOSTS", ",".join(LOCAL_HOSTS) if DEVELOPMENT else "", words
 )
+DEVELOPMENT_SECRET_KEY = "development-only-" + "0" * 40
 SECRET_KEY = env(
-    "DJANGO_SECRET_KEY", "development-only-" + "0" * 40 if DEVELOPMENT else "", str
+    "DJANGO_SECRET_KEY", DEVELOPMENT_SECRET_KEY if DEVELOPMENT else "", str
 )
 WEB_THREADS = env("WEB_THREADS", "16", positive)
 PORT = env("PORT", "3000", positive)
+THROTTLE_RATE = env("THROTTLE_RATE", "off" if DEVELOPMENT else "100/s", rate)
 
-if not DEVELOPMENT:
-    if len(SECRET_KEY) < 50:
+if DEVELOPMENT:
+    OPEN_PEERS += networks(LOOPBACK)
+else:
+    if OPEN_PEERS:
         raise ImproperlyConfigured(
-            "DJANGO_SECRET_KEY is not valid: production needs at least 50 characters"
+            "DJANGO_OPEN_PEERS is not valid: production needs it unset, for it is "
+            "open to nobody"
         )
-    if not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS:
+    if len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 10:
+        raise ImproperlyConfigured(
+            "DJANGO_SECRET_KEY is not valid: production needs 50 random characters "
+            "or more"
+        )
+    if SECRET_KEY == DEVELOPMENT_SECRET_KEY:
+        raise ImproperlyConfigured(
+            "DJANGO_SECRET_KEY is not valid: production needs one of its own"
+        )
+    if not ALLOWED_HOSTS or any("*" in host for host in ALLOWED_HOSTS):
         raise ImproperlyConfigured(
             "DJANGO_ALLOWED_HOSTS is not valid: production needs the names it serves, "
             "separated by commas, and no *"
@@ -171,6 +216,8 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
 ]
 
 MIDDLEWARE = [
@@ -179,6 +226,7 @@ MIDDLEWARE = [
     "profiles.access.OpenModeGuard",
     "profiles.views.ingest_lane",
     "profiles.access.database_connections",
+    "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -202,12 +250,44 @@ TEMPLATES = [
 ]
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["profiles.access.Bearer"],
-    "DEFAULT_PERMISSION_CLASSES": ["profiles.access.OpenInDevelopment"],
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": ["profiles.access.MayRead"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "profiles.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,
 }
+
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Patient Profile",
+    "DESCRIPTION": "Partial updates of patient profiles, in order and never lost.",
+    "VERSION": "0.1.0",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "POSTPROCESSING_HOOKS": [],
+    # The contract holds no patient's data.
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+}
+
+# --- Tokens -------------------------------------------------------------------------
+
+JWT_ISSUER = env("JWT_ISSUER", "", str)
+JWT_AUDIENCE = env("JWT_AUDIENCE", "", str)
+JWT_JWKS_URL = env("JWT_JWKS_URL", "", key_url)
+JWT_LOCAL_KEY = env("JWT_LOCAL_KEY", "", secret(32))
+
+if JWT_JWKS_URL and JWT_LOCAL_KEY:
+    raise ImproperlyConfigured(
+        "JWT_LOCAL_KEY is not valid: JWT_JWKS_URL is set, and one of them has the word"
+    )
+if (JWT_JWKS_URL or JWT_LOCAL_KEY) and not (JWT_ISSUER and JWT_AUDIENCE):
+    raise ImproperlyConfigured(
+        "JWT_ISSUER or JWT_AUDIENCE is not valid: with a key, tell whose tokens count "
+        "and for whom they are to be"
+    )
 
 # --- Sign-in, sessions and static files --------------------------------------------
 
@@ -231,6 +311,7 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 LOGIN_URL = "admin:login"
+SESSION_COOKIE_AGE = 12 * 60 * 60
 STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = True
 
@@ -241,13 +322,26 @@ if TRUST_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 if not DEVELOPMENT:
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^(livez|readyz)$"]
+    SECURE_REDIRECT_EXEMPT = [r"^(livez|readyz|metrics)$"]
     SECURE_HSTS_SECONDS = 31_536_000
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"  # the addresses hold PatientIds
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "script-src": [SELF, NONCE],
+        "style-src": [SELF, NONCE],
+        "img-src": [SELF, "data:"],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+        "object-src": [NONE],
+    }
+}
 
 # --- Logs --------------------------------------------------------------------------
 
@@ -255,9 +349,15 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}
+        "line": {
+            "()": "profiles.telemetry.Frames",
+            "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
+        },
     },
-    "filters": {"repeats": {"()": "profiles.telemetry.Repeats"}},
+    "filters": {
+        "repeats": {"()": "profiles.telemetry.Repeats"},
+        "no_query": {"()": "profiles.telemetry.NoQuery"},
+    },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
@@ -266,6 +366,11 @@ LOGGING = {
         "kafka": {"level": "INFO", "filters": ["repeats"]},
         # One refused request is the client's matter and in the access log.
         "django.request": {"level": "ERROR"},
-        "django.server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "django.server": {
+            "handlers": ["stderr"],
+            "level": "INFO",
+            "propagate": False,
+            "filters": ["no_query"],
+        },
     },
 }

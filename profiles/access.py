@@ -1,24 +1,29 @@
-"""Access: who may come in.
+"""Access: who may come in, and what they may do.
 
-In: requests. Out: passage, or a refusal. In development everything is open, to
-loopback peers (and DJANGO_OPEN_PEERS) only; in production the API is closed to all,
-and the pages to all but signed-in staff.
+In: requests. Out: passage as a caller, or a refusal. The API asks for a bearer token
+with a scope, the pages for a sign-in with the permission to view profiles. Development
+is open without either, to loopback peers (and DJANGO_OPEN_PEERS) only.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import wraps
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
 
 from django.conf import settings
-from django.contrib.auth.decorators import user_passes_test
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
-from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import NotAuthenticated
+from django.utils.cache import add_never_cache_headers
+from rest_framework.exceptions import APIException, Throttled
 from rest_framework.permissions import BasePermission
+
+from profiles import throttles, tokens
 
 if TYPE_CHECKING:
     # DRF reads its settings, which name this module, while its views are imported.
@@ -26,6 +31,59 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 Handler = Callable[..., HttpResponse]
+
+READ = "profiles:read"
+WRITE = "profiles:write"
+VIEW_PROFILES = "profiles.view_patientprofile"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request, as the trail names it, and what they may do."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+OPEN = Caller("open", frozenset({READ, WRITE}))
+
+
+class Unauthorized(APIException):
+    """401: no token, or one that does not count (RFC 6750)."""
+
+    status_code = HTTPStatus.UNAUTHORIZED
+    auth_header = "Bearer"
+
+
+class NoToken(Unauthorized):
+    """401: a client that is new here learns what to bring."""
+
+    default_detail = "Send a bearer token: `Authorization: Bearer ...`."
+
+
+class BadToken(Unauthorized):
+    """401: the client needs another token."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The token does not count: {reason}.")
+        self.auth_header = f'Bearer error="invalid_token", error_description="{reason}"'
+
+
+class LacksScope(APIException):
+    """403: the token counts, but not for this."""
+
+    status_code = HTTPStatus.FORBIDDEN
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"The token lacks the scope {scope}.")
+        self.auth_header = f'Bearer error="insufficient_scope", scope="{scope}"'
+
+
+class CannotJudge(APIException):
+    """503: a token came, and nobody can tell now whether it counts."""
+
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    wait = 1
 
 
 class OpenModeGuard:
@@ -36,7 +94,7 @@ class OpenModeGuard:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.get_host()
-        if settings.DEVELOPMENT and not _is_open_to(request.META["REMOTE_ADDR"]):
+        if settings.DEVELOPMENT and not _is_local(request):
             raise PermissionDenied(
                 "Development mode serves this machine only; name further networks in "
                 "DJANGO_OPEN_PEERS."
@@ -60,43 +118,123 @@ def database_connections(get_response: Handler) -> Handler:
     return middleware
 
 
-class Bearer(BaseAuthentication):
-    """DRF authentication: no token is known yet; a refusal asks for one (RFC 6750)."""
-
-    def authenticate(self, request: Request) -> None:
-        return None
-
-    def authenticate_header(self, request: Request) -> str:
-        return "Bearer"
+# The API
 
 
-class OpenInDevelopment(BasePermission):
-    """DRF permission: the API has no sign-in yet, so production answers 401."""
+def admit(request: HttpRequest, scope: str) -> None:
+    """Let a request with this scope in; its `caller` is known from then on.
+
+    Raises Unauthorized, LacksScope, Throttled or CannotJudge.
+    """
+    try:
+        caller = _bearer(request)
+    except Unauthorized:
+        _throttle(address(request))
+        raise
+    _throttle(address(request) if caller is OPEN else caller.name)
+    if scope not in caller.scopes:
+        raise LacksScope(scope)
+    _remember(request, caller)
+
+
+class MayRead(BasePermission):
+    """DRF permission: `admit` for the views that DRF dispatches, which only read."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        return bool(settings.DEVELOPMENT)
+        admit(request._request, READ)
+        return True
 
 
-def require_open(request: HttpRequest) -> None:
-    """What the two classes above do, for a view that skips DRF's dispatch."""
-    if not settings.DEVELOPMENT:
-        refusal = NotAuthenticated()
-        refusal.auth_header = "Bearer"  # type: ignore[attr-defined]
-        raise refusal
+def caller(request: HttpRequest | Request) -> Caller:
+    """Who sent a request that was let in."""
+    return cast(Caller, request.caller)  # type: ignore[union-attr]
 
 
 def may_read(request: HttpRequest) -> bool:
-    """Whether a profile may be shown to whoever sent this request."""
-    return bool(settings.DEVELOPMENT)
+    """Whether a profile may be shown to whoever sent a request that was let in."""
+    return READ in caller(request).scopes
+
+
+def address(request: HttpRequest | Request) -> str:
+    """Where a request comes from: the last hop that our proxy did not add itself."""
+    hops = request.META.get("HTTP_X_FORWARDED_FOR")
+    if settings.TRUST_PROXY and hops:
+        return str(hops).rpartition(",")[2].strip()
+    return str(request.META["REMOTE_ADDR"])
+
+
+def _bearer(request: HttpRequest) -> Caller:
+    """The caller that the token names; a token that is sent counts in any mode."""
+    scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() != "bearer":
+        if settings.DEVELOPMENT:
+            return OPEN
+        raise NoToken
+    verifier = tokens.verifier()
+    if verifier is None:
+        raise BadToken("this server has no key: set JWT_JWKS_URL or JWT_LOCAL_KEY")
+    try:
+        token = verifier.verify(text.strip())
+    except tokens.InvalidToken as error:
+        raise BadToken(str(error)) from None
+    except tokens.KeysUnavailable as error:
+        raise CannotJudge(f"No token can be judged: {error}.") from None
+    return Caller(f"token:{token.subject}", token.scopes)
+
+
+def _throttle(client: str) -> None:
+    throttle = throttles.throttle()
+    if throttle is not None and (wait_s := throttle.wait_s(client)):
+        raise Throttled(wait_s)
+
+
+# The pages
 
 
 def page(view: Handler) -> Handler:
-    """Decorate a page: in production it is for signed-in staff."""
+    """Decorate a page: it is for people who signed in and may view profiles.
+
+    No cache keeps it: the next person at this browser may not be one of them.
+    """
+
+    @wraps(view)
+    def door(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not settings.DEVELOPMENT and not request.user.is_authenticated:
+            return redirect_to_login(request.get_full_path())
+        _remember(request, _visitor(request))
+        response = view(request, *args, **kwargs)
+        add_never_cache_headers(response)
+        return response
+
+    return door
+
+
+def _visitor(request: HttpRequest) -> Caller:
     if settings.DEVELOPMENT:
-        return view
-    return user_passes_test(lambda user: user.is_active and user.is_staff)(view)
+        return OPEN
+    if not request.user.has_perm(VIEW_PROFILES):
+        raise PermissionDenied
+    return Caller(f"user:{request.user.get_username()}", frozenset({READ}))
+
+
+# Peers
+
+
+def _is_local(request: HttpRequest) -> bool:
+    """Whether it comes from this machine: a proxy on it makes nobody else local."""
+    hops = request.META.get("HTTP_X_FORWARDED_FOR")
+    return _is_open_to(request.META["REMOTE_ADDR"]) and (
+        not hops or all(_is_open_to(hop.strip()) for hop in hops.split(","))
+    )
 
 
 def _is_open_to(peer: str) -> bool:
-    address = ipaddress.ip_address(peer)
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
     return any(address in network for network in settings.OPEN_PEERS)
+
+
+def _remember(request: HttpRequest, caller: Caller) -> None:
+    request.caller = caller  # type: ignore[attr-defined]

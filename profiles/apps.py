@@ -6,6 +6,8 @@ from django.apps import AppConfig
 from django.core import signals
 from django.db import close_old_connections, reset_queries
 
+from profiles import telemetry
+
 
 class ProfilesConfig(AppConfig):
     """Patient profiles."""
@@ -13,9 +15,11 @@ class ProfilesConfig(AppConfig):
     name = "profiles"
 
     def ready(self) -> None:
-        """Leave the database alone around a POST of updates, which has no use for it;
-        `access.database_connections` looks after it for everything else.
+        """Let no exception print its text. Leave the database alone around a POST of
+        updates, which has no use for it; `access.database_connections` looks after it
+        for everything else.
         """
+        telemetry.log_uncaught()
         signals.request_started.disconnect(reset_queries)
         signals.request_started.disconnect(close_old_connections)
         signals.request_finished.disconnect(close_old_connections)

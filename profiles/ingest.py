@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import orjson
 from django.conf import settings
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from rest_framework.exceptions import ValidationError
 
-from profiles import bodies, connections, problems, serializers, topics
+from profiles import bodies, connections, problems, serializers, topics, trail
 from profiles.producer import NotAcknowledged, Publisher, Verdict
 from profiles.updates import Receipt, Update
 
@@ -32,9 +32,9 @@ def publisher() -> Publisher:
     return Publisher(connections.producer, topics.watch().current, capacity)
 
 
-def publish_one(update: Update) -> Receipt:
+def publish_one(request: HttpRequest, update: Update) -> Receipt:
     """The receipt of one update; raises problems.Unavailable."""
-    [verdict] = _publish([update])
+    [verdict] = _publish(request, [update])
     if isinstance(verdict, NotAcknowledged):
         raise problems.Unavailable(f"{verdict}. Send the update again.")
     return verdict
@@ -50,7 +50,7 @@ def location(patient_id: str) -> str:
     return f"/patientprofile/{quote(patient_id, safe='')}"
 
 
-def publish_many(values: list[object]) -> HttpResponse:
+def publish_many(request: HttpRequest, values: list[object]) -> HttpResponse:
     """202 with a receipt for each value, in order; all are validated before any is sent.
 
     Raises problems.InvalidElements or problems.Unavailable.
@@ -59,7 +59,7 @@ def publish_many(values: list[object]) -> HttpResponse:
         raise problems.Unavailable("Too many large requests at a time. Send it again.")
     try:
         updates = _parse_all(values)
-        verdicts = _publish(updates)
+        verdicts = _publish(request, updates)
     finally:
         _many_at_a_time.release()
     if any(isinstance(verdict, NotAcknowledged) for verdict in verdicts):
@@ -80,11 +80,18 @@ def _parse_all(values: list[object]) -> list[Update]:
     return updates
 
 
-def _publish(updates: list[Update]) -> list[Verdict]:
+def _publish(request: HttpRequest, updates: list[Update]) -> list[Verdict]:
     try:
-        return publisher().publish_all(updates)
+        verdicts = publisher().publish_all(updates)
     except (NotAcknowledged, topics.KafkaUnavailable, topics.WrongTopic) as error:
         raise problems.Unavailable(f"{error}. Send the update again.") from None
+    accepted = [
+        update.patient_id
+        for update, verdict in zip(updates, verdicts, strict=True)
+        if isinstance(verdict, Receipt)
+    ]
+    trail.note(request, "update", accepted)
+    return verdicts
 
 
 def _told(update: Update, verdict: Verdict) -> dict[str, object]:

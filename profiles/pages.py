@@ -16,7 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from profiles import items, lookups, serializers
+from profiles import items, lookups, serializers, trail
 from profiles.access import page
 from profiles.lookups import Page, StoreUnavailable
 
@@ -36,6 +36,7 @@ def profile_list(request: HttpRequest) -> HttpResponse:
     except StoreUnavailable as error:
         return _unavailable(request, error)
     rows = [_row(items.profile(item)) for item in found.items]
+    trail.note(request, "list", [row["id"] for row in rows])
     cursor = signing.dumps(found.next_after, salt=_CURSOR_SALT)
     return _page(
         request,
@@ -60,6 +61,7 @@ def profile_detail(request: HttpRequest, patient_id: str) -> HttpResponse:
         return _unavailable(request, error)
     if item is None:
         raise Http404
+    trail.note(request, "view", [patient_id])
     profile = items.profile(item)
     return _page(
         request,

@@ -1,12 +1,19 @@
 """Telemetry: what the processes tell about themselves.
 
-In: log records. Out: fewer of them. Knows no profile.
+In: log records, and exceptions that nobody caught. Out: fewer lines, and none with the
+text of an exception: it may quote what a client sent. Knows no profile.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 import time
+import traceback
+from types import TracebackType
+
+log = logging.getLogger(__name__)
 
 SILENCE_S = 10.0
 
@@ -28,3 +35,55 @@ class Repeats(logging.Filter):
             return False
         self._passed[kind] = now
         return True
+
+
+class Frames(logging.Formatter):
+    """Tells of an exception where it was raised and its type, not its text."""
+
+    def formatException(
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None]
+        | tuple[None, None, None],
+    ) -> str:
+        return "" if ei[1] is None else _frames(ei[1])
+
+
+class NoQuery(logging.Filter):
+    """Takes the query out of the development server's lines: people search by name."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple) and record.args:
+            line, *rest = record.args
+            address, query, _ = str(line).partition("?")
+            record.args = (address + "?..." if query else line, *rest)
+        return True
+
+
+def log_uncaught() -> None:
+    """Hand what nobody caught to the log: the interpreter would print its text."""
+
+    def hook(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            log.critical("nobody caught it", exc_info=(kind, error, trace))
+
+    def hook_args(args: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
+        if args.exc_value is not None:
+            hook(args.exc_type, args.exc_value, args.exc_traceback)
+
+    sys.excepthook = hook
+    sys.unraisablehook = hook_args
+    threading.excepthook = hook_args
+
+
+def _frames(error: BaseException) -> str:
+    """Its frames, after those of what led to it."""
+    before = error.__cause__ or (
+        None if error.__suppress_context__ else error.__context__
+    )
+    lines = [*traceback.format_tb(error.__traceback__), type(error).__qualname__]
+    told = "".join(lines)
+    return told if before is None else f"{_frames(before)}\nthen\n{told}"

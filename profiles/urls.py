@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from csp.constants import SELF, UNSAFE_INLINE
+from csp.decorators import csp_replace
 from django.urls import path, re_path
 from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from profiles import pages, views
+
+# Swagger UI's page has a style of its own in it; its script has an address.
+_styled_inline = csp_replace({"style-src": [SELF, UNSAFE_INLINE]})
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="profiles")),
@@ -13,6 +19,8 @@ urlpatterns = [
     path("readyz", views.ready),
     path("patientprofile", views.PatientProfileView.as_view()),
     path("patientprofile/<path:patient_id>", views.PatientProfileDetailView.as_view()),
+    path("api/schema", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs", _styled_inline(SpectacularSwaggerSplitView.as_view())),
     path("profiles/", pages.profile_list, name="profiles"),
     re_path(r"^profiles/(?P<patient_id>.+)/$", pages.profile_detail, name="profile"),
 ]

@@ -27,10 +27,12 @@ from profiles import (
     ingest,
     items,
     lookups,
+    openapi,
     problems,
     records,
     serializers,
     topics,
+    trail,
 )
 from profiles.lookups import StoreUnavailable
 from profiles.updates import Receipt, Source, Update
@@ -60,20 +62,22 @@ class PatientProfileView(APIView):
                 raise
             return response
 
+    @openapi.posted
     def post(self, request: HttpRequest) -> HttpResponse:
         """Publish; 202 with receipts once Kafka holds every update durably."""
-        access.require_open(request)
+        access.admit(request, access.WRITE)
         _require_json_accepted(request)
         body = bodies.read(request)
         if body.many:
-            return ingest.publish_many(body.values)
+            return ingest.publish_many(request, body.values)
         update = serializers.parse(body.values[0])
-        receipt = ingest.publish_one(update)
+        receipt = ingest.publish_one(request, update)
         if seconds := _preferred_wait(request):
             applied = _applied(request, update, receipt, seconds)
             return applied or ingest.accepted(update, receipt)
         return ingest.accepted(update, receipt)
 
+    @openapi.listed
     def get(self, request: Request) -> Response:
         """A page of profiles in the table's order, and the cursor of the next."""
         limit = _whole_number(request.query_params.get("limit", "50"), "limit")
@@ -86,18 +90,21 @@ class PatientProfileView(APIView):
             page.next_after, salt=_CURSOR_SALT
         )
         found = [items.profile(item) for item in page.items]
+        trail.note(request, "list", [profile[items.KEY] for profile in found])
         return Response({"Profiles": found, "Cursor": following})
 
 
 class PatientProfileDetailView(APIView):
     """GET one stored profile."""
 
+    @openapi.fetched
     def get(self, request: Request, patient_id: str) -> Response:
         """The profile as the table holds it now, or once it includes a receipt."""
         with _reading():
             item = self._item(request, patient_id)
         if item is None:
             raise Http404
+        trail.note(request, "view", [patient_id])
         etag = items.etag(item)
         if etag in parse_etags(request.META.get("HTTP_IF_NONE_MATCH", "")):
             return Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag})
@@ -160,6 +167,7 @@ def _applied(
     with suppress(StoreUnavailable):
         item = lookups.profiles().await_receipt(update.patient_id, receipt, seconds)
         if item is not None:
+            trail.note(request, "view", [update.patient_id])
             headers = {
                 "Preference-Applied": f"wait={seconds}",
                 "ETag": items.etag(item),

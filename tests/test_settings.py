@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PRODUCTION = {
     "DJANGO_DEBUG": "0",
-    "DJANGO_SECRET_KEY": "k" * 50,
+    "DJANGO_SECRET_KEY": "0123456789" * 5,
     "DJANGO_ALLOWED_HOSTS": "profiles.example.org",
 }
 
@@ -51,6 +51,9 @@ BAD = {
     "DJANGO_DEBUG": ["maybe", "2"],
     "DJANGO_OPEN_PEERS": ["everywhere", "10.0.0.1/8", "10.0.0.0/33"],
     "DJANGO_TRUST_PROXY": ["yes please"],
+    "JWT_JWKS_URL": ["http://idp.example/keys", "file:///etc/passwd", "https://", "x"],
+    "JWT_LOCAL_KEY": ["short", "0123456789" * 3, "k" * 64],
+    "THROTTLE_RATE": ["100", "0/s", "-1/s", "x/s", "1/day", "1.5/s", "100/"],
     "KAFKA_CONFIG": [
         "acks=1",
         "[]",
@@ -112,7 +115,7 @@ def test_django_debug_pages_are_never_on(load, debug):
 
 
 def test_production_opens_to_no_peer_and_no_local_endpoint(load):
-    loaded = load(**PRODUCTION, DJANGO_OPEN_PEERS="10.0.0.0/8")
+    loaded = load(**PRODUCTION)
     assert loaded["OPEN_PEERS"] == []
     assert loaded["DYNAMODB_ENDPOINT_URL"] == ""
     assert loaded["ALLOWED_HOSTS"] == ["profiles.example.org"]
@@ -121,17 +124,55 @@ def test_production_opens_to_no_peer_and_no_local_endpoint(load):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("DJANGO_SECRET_KEY", "k" * 49),
+        ("DJANGO_OPEN_PEERS", "10.0.0.0/8"),
+        ("DJANGO_SECRET_KEY", "0123456789" * 4),
+        ("DJANGO_SECRET_KEY", "k" * 50),
+        ("DJANGO_SECRET_KEY", "development-only-" + "0" * 40),
         ("DJANGO_SECRET_KEY", ""),
         ("DJANGO_ALLOWED_HOSTS", ""),
         ("DJANGO_ALLOWED_HOSTS", "*"),
         ("DJANGO_ALLOWED_HOSTS", "profiles.example.org, *"),
+        ("DJANGO_ALLOWED_HOSTS", "*.example.org"),
     ],
     ids=repr,
 )
 def test_production_refuses_to_start_half_configured(load, name, value):
     with pytest.raises(Exception, match=rf"^{name} is not valid: production needs"):
         load(**{**PRODUCTION, name: value})
+
+
+TOKENS = {"JWT_ISSUER": "https://idp.example/", "JWT_AUDIENCE": "profiles"}
+LOCAL_KEY = {"JWT_LOCAL_KEY": "0123456789abcdef" * 2}
+PROVIDER = {"JWT_JWKS_URL": "https://idp.example/keys"}
+
+
+@pytest.mark.parametrize("key", [LOCAL_KEY, PROVIDER, {}], ids=repr)
+def test_one_key_or_none_is_enough_to_start(load, key):
+    assert load(**PRODUCTION, **TOKENS, **key)["JWT_AUDIENCE"] == "profiles"
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({**TOKENS, **LOCAL_KEY, **PROVIDER}, "JWT_LOCAL_KEY is not valid"),
+        ({**LOCAL_KEY, "JWT_ISSUER": "x"}, "JWT_ISSUER or JWT_AUDIENCE is not valid"),
+        ({**PROVIDER, "JWT_AUDIENCE": "x"}, "JWT_ISSUER or JWT_AUDIENCE is not valid"),
+    ],
+)
+def test_tokens_half_configured_stop_the_start(load, environ, named):
+    with pytest.raises(Exception, match=named):
+        load(**PRODUCTION, **environ)
+
+
+def test_no_secret_is_in_the_sentence(load):
+    with pytest.raises(Exception, match="give 32 random characters") as raised:
+        load(JWT_LOCAL_KEY="s3cret-s3cret")
+    assert "s3cret" not in str(raised.value)
+
+
+def test_clients_are_throttled_in_production_alone(load):
+    assert load()["THROTTLE_RATE"] is None
+    assert load(**PRODUCTION)["THROTTLE_RATE"] == (100, 1.0)
 
 
 def test_the_process_itself_ends_with_the_sentence():

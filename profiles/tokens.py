@@ -1,0 +1,171 @@
+"""Tokens: bearer JWTs, and whose word they are.
+
+In: the text of a token. Out: its subject and scopes, or why it does not count. Signed
+with the identity provider's keys or with the local one, by settings. Knows no request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from threading import Lock
+from typing import Any
+
+import jwt
+from django.conf import settings
+
+LOCAL_ALGORITHM = "HS256"
+PROVIDER_ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
+REMEMBERED = 10_000
+LONGEST = 8192
+LEEWAY_S = 10
+PROVIDER_TIMEOUT_S = 2.0
+PROVIDER_PAUSE_S = 5.0
+
+Key = jwt.PyJWK | str
+
+
+class InvalidToken(Exception):
+    """The token does not count: its bearer needs another one."""
+
+
+class KeysUnavailable(Exception):
+    """Nobody can judge tokens now: try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a token says that counts, and until when (seconds since the epoch)."""
+
+    subject: str
+    scopes: frozenset[str]
+    expires: float
+
+
+class Verifier:
+    """Verifies tokens of one issuer for one audience.
+
+    Remembers those that count, by their hash, until they expire.
+    """
+
+    def __init__(
+        self,
+        key: Callable[[str], Key],
+        algorithms: tuple[str, ...],
+        issuer: str,
+        audience: str,
+    ) -> None:
+        self._key = key
+        self._algorithms = algorithms
+        self._issuer = issuer
+        self._audience = audience
+        self._known: dict[bytes, Token] = {}
+        self._lock = Lock()
+
+    def verify(self, text: str) -> Token:
+        """What the token says. Raises InvalidToken or KeysUnavailable."""
+        digest = sha256(text.encode()).digest()
+        known = self._known.get(digest)
+        if known is not None and time.time() < known.expires:
+            return known
+        token = _token(self._claims(text))
+        self._remember(digest, token)
+        return token
+
+    def _claims(self, text: str) -> dict[str, Any]:
+        if len(text) > LONGEST:
+            raise InvalidToken("it is too long")
+        try:
+            return jwt.decode(
+                text,
+                self._key(text),
+                algorithms=self._algorithms,
+                issuer=self._issuer,
+                audience=self._audience,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except (jwt.PyJWTError, ArithmeticError, RecursionError, ValueError) as error:
+            raise InvalidToken(_reason(error)) from None
+
+    def _remember(self, digest: bytes, token: Token) -> None:
+        with self._lock:
+            while len(self._known) >= REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = token
+
+
+class ProviderKeys(jwt.PyJWKClient):
+    """The identity provider's keys: fetched again every 5 minutes, and for an unknown
+    key at most every 30 s. A provider that is away is asked every PROVIDER_PAUSE_S.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, timeout=PROVIDER_TIMEOUT_S)
+        self._ask_again_at = 0.0
+
+    def fetch_data(self) -> Any:
+        """The key set. Raises KeysUnavailable."""
+        if time.monotonic() < self._ask_again_at:
+            raise KeysUnavailable("the identity provider does not give its keys")
+        try:
+            return super().fetch_data()
+        except (jwt.PyJWTError, OSError, ValueError):
+            self._ask_again_at = time.monotonic() + PROVIDER_PAUSE_S
+            raise KeysUnavailable(
+                "the identity provider does not give its keys"
+            ) from None
+
+
+@cache
+def verifier() -> Verifier | None:
+    """This process's verifier; None where no key is configured."""
+    issuer, audience = settings.JWT_ISSUER, settings.JWT_AUDIENCE
+    if settings.JWT_JWKS_URL:
+        keys = ProviderKeys(settings.JWT_JWKS_URL)
+        return Verifier(
+            keys.get_signing_key_from_jwt, PROVIDER_ALGORITHMS, issuer, audience
+        )
+    if settings.JWT_LOCAL_KEY:
+        return Verifier(
+            lambda text: settings.JWT_LOCAL_KEY, (LOCAL_ALGORITHM,), issuer, audience
+        )
+    return None
+
+
+def issue(subject: str, scopes: list[str], hours: float) -> str:
+    """A token signed with the local key."""
+    now = int(time.time())
+    claims = {
+        "iss": settings.JWT_ISSUER,
+        "aud": settings.JWT_AUDIENCE,
+        "sub": subject,
+        "scope": " ".join(scopes),
+        "iat": now,
+        "exp": now + int(hours * 3600),
+    }
+    return jwt.encode(claims, settings.JWT_LOCAL_KEY, LOCAL_ALGORITHM)
+
+
+def _token(claims: dict[str, Any]) -> Token:
+    scope = claims.get("scope", "")
+    if not isinstance(scope, str):
+        raise InvalidToken("its scope is no text")
+    return Token(claims["sub"], frozenset(scope.split()), float(claims["exp"]))
+
+
+_REASONS: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "it has expired",
+    jwt.ImmatureSignatureError: "it is not valid yet",
+    jwt.InvalidAudienceError: "it is for another audience",
+    jwt.InvalidIssuerError: "it is from another issuer",
+    jwt.MissingRequiredClaimError: "it lacks a claim: exp, iss, aud and sub are needed",
+}
+
+
+def _reason(error: Exception) -> str:
+    """Words of ours: the library's may quote the token."""
+    return _REASONS.get(type(error), "its form or its signature is wrong")
