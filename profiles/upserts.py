@@ -95,6 +95,7 @@ class Table:
         self._name = name
         self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix="upserts")
         self._mostly_new = False
+        self._skipped = 0
 
     def identity(self) -> str:
         """Names this incarnation of the table; another one is filled from the start.
@@ -153,9 +154,21 @@ class Table:
         for part in self._pool.map(partial(self._apply_chunk, deadline), chunks):
             outcome.add(part)
         outcome.leave(later)
+        self._learn(outcome)
+        return outcome
+
+    def _learn(self, outcome: Outcome) -> None:
+        """Choose the steps of the next attempt.
+
+        Where one call takes all the time of an attempt, its first step may be refused
+        each time, and the others never come: what has led to nothing is skipped.
+        """
         if outcome.applied:
             self._mostly_new = outcome.created > outcome.applied // 2
-        return outcome
+        if not outcome.remaining:
+            self._skipped = 0
+        elif not (outcome.applied or outcome.already or outcome.trouble):
+            self._skipped = min(self._skipped + 1, 2)
 
     def _apply_chunk(self, deadline: float, chunk: list[MergedUpdate]) -> Outcome:
         """Each step takes what the one before it was refused."""
@@ -169,9 +182,10 @@ class Table:
         """What most patients need comes first; only `_decide` is always right."""
         if size == 1:
             return [self._decide]
+        steps: list[Step] = [self._update, self._create, self._decide]
         if self._mostly_new:
-            return [self._create, self._update, self._decide]
-        return [self._update, self._create, self._decide]
+            steps = [self._create, self._update, self._decide]
+        return steps[self._skipped :]
 
     def _update(
         self, chunk: list[MergedUpdate], outcome: Outcome, deadline: float

@@ -15,7 +15,7 @@ from botocore.exceptions import (
 
 from profiles import connections, items, serializers, upserts
 from profiles.updates import MergedUpdate, Source
-from profiles.upserts import StoreAway, StoreRefused, Table
+from profiles.upserts import Outcome, StoreAway, StoreRefused, Table
 from tests.fakes import Clock, FakeDynamoDB, refusal, update_at
 
 URL = "http://127.0.0.1:1"
@@ -251,6 +251,31 @@ def test_after_a_batch_of_new_patients_creating_comes_first(monkeypatch):
         *("INSERT", "UPDATE"),  # known, though new ones were expected
         "UPDATE",
     ]
+
+
+@pytest.mark.parametrize("known", [0, 9, 20], ids=["none", "half", "all"])
+def test_however_slow_the_calls_every_update_gets_through(monkeypatch, known):
+    """A batch is refused what is new, then what is known: one call an attempt."""
+    clock, client = Clock(), FakeDynamoDB()
+    updates = [update_at(offset, patient=str(offset)) for offset in range(20)]
+    Table(client, "t").apply(updates[:known])  # type: ignore[arg-type]
+    monkeypatch.setattr(upserts, "time", clock)
+    for name in ("update_item", "batch_execute_statement"):
+        monkeypatch.setattr(client, name, slowly(clock, getattr(client, name)))
+    table: Any = Table(client, "t")  # type: ignore[arg-type]
+    outcome, attempts = Outcome(remaining=updates), 0
+    while outcome.remaining:
+        outcome, attempts = table.apply(outcome.remaining), attempts + 1
+        assert attempts < 30
+    assert len(client.items) == 20
+
+
+def slowly(clock, call):
+    def slow(**arguments):
+        clock.sleep(3)
+        return call(**arguments)
+
+    return slow
 
 
 def test_a_statement_of_all_fields_is_far_below_dynamodbs_limit():
