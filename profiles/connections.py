@@ -7,11 +7,12 @@ guarantee needs it. Knows no topic's content and no table's.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from django.conf import settings
 
@@ -60,15 +61,21 @@ def dead_letter_producer() -> Producer:
     return Producer({**_kafka(_CONSUMER_ONLY), **config}, logger=kafka_log)
 
 
-def consumer() -> Consumer:
-    """A member of the group; nothing is committed unless the loop commits it."""
+def consumer(
+    on_commit: Callable[[KafkaError | None, list[TopicPartition]], None],
+) -> Consumer:
+    """A member of the group; nothing is committed unless the loop commits it.
+
+    `on_commit` hears how each asynchronous commit ended, inside `consume`.
+    """
     others: tuple[str, ...] = _PRODUCER_ONLY
     if settings.KAFKA_GROUP_PROTOCOL == "consumer":
         protocol = {"group.protocol": "consumer"}
         others = (*_PRODUCER_ONLY, *_CLASSIC_ONLY)
     else:
         protocol = {"partition.assignment.strategy": "cooperative-sticky"}
-    return Consumer({**_reading(), **protocol, **_kafka(others)}, logger=kafka_log)
+    config = {**_reading(), **protocol, "on_commit": on_commit, **_kafka(others)}
+    return Consumer(config, logger=kafka_log)
 
 
 def group_reader() -> Consumer:

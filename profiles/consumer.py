@@ -12,7 +12,8 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from threading import Thread
+from typing import Protocol, TypeVar, cast
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -25,7 +26,7 @@ from confluent_kafka import (
 
 from profiles import serializers
 from profiles.records import DeadLetter, Headers, InvalidRecord, Record
-from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed
+from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed_now
 from profiles.updates import MergedUpdate, Source, merge
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,13 @@ BATCH_RECORDS = 500
 BATCH_S = 0.1
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-GIVE_UP_S = 5.0
+GIVE_UP_S = 2.0
+"""With the attempt under way and LEAVE_S, below the 10 s that SIGTERM may take."""
+
+LEAVE_S = 2.0
 WATCH_S = 2.0
+
+T = TypeVar("T")
 
 
 class StartOver(Exception):
@@ -44,6 +50,10 @@ class StartOver(Exception):
 
 class RecordsMissing(Exception):
     """Records that were never applied are gone from the log: an operator decides."""
+
+
+class MemberRefused(Exception):
+    """Kafka will not have this consumer in the group: an operator has to act."""
 
 
 class Outcome(Protocol):
@@ -61,6 +71,7 @@ class Outcome(Protocol):
 
 Apply = Callable[[Sequence[MergedUpdate]], Outcome]
 PutDeadLetters = Callable[[Sequence[DeadLetter]], list[DeadLetter]]
+OnCommit = Callable[[KafkaError | None, list[TopicPartition]], None]
 
 
 @dataclass(slots=True)
@@ -111,19 +122,20 @@ def read_batch(records: Iterable[Record]) -> Batch:
 class ProfileConsumer:
     """One member of the consumer group.
 
-    `topic` tells the topic as it is now, `store` names the incarnation of the table
-    that `apply` writes; `apply` and `dead_letter` return what is to be tried again.
+    `kafka` makes its Kafka consumer, given who is to hear of commits. `topic` tells
+    the topic as it is now, `store` names the incarnation of the table that `apply`
+    writes; `apply` and `dead_letter` return what is to be tried again.
     """
 
     def __init__(
         self,
-        kafka: Consumer,
+        kafka: Callable[[OnCommit], Consumer],
         topic: Callable[[], Topic],
         store: str,
         apply: Apply,
         dead_letter: PutDeadLetters,
     ) -> None:
-        self._kafka = kafka
+        self._kafka = kafka(self._on_commit)
         self._read_topic = topic
         self._apply = apply
         self._dead_letter = dead_letter
@@ -134,6 +146,7 @@ class ProfileConsumer:
         self._batch = Batch()
         self._backlog: list[Message] = []
         self._due: dict[int, int] = {}
+        self._committing = False
         self._owned: set[int] = set()
         self._ended: set[int] = set()
         self._waiting = False
@@ -150,13 +163,15 @@ class ProfileConsumer:
             )
             while self._stop_by is None and not until():
                 self.turn()
+        except KafkaUnavailable:
+            if self._stop_by is None:
+                raise
         finally:
-            self._leaving = True
-            self._kafka.close()
+            self._leave()
 
     def stop(self) -> None:
         """Finish the batch, or give it up after GIVE_UP_S; safe in a signal handler."""
-        self._stop_by = time.monotonic() + GIVE_UP_S
+        self._stop_by = self._stop_by or time.monotonic() + GIVE_UP_S
 
     @property
     def owned(self) -> frozenset[int]:
@@ -176,8 +191,7 @@ class ProfileConsumer:
         self._batch = read_batch(self._records(messages))
         if self._batch.ends:
             self._settle()
-        if self._due:
-            self._commit()
+        self._commit()
 
     # Settling a batch
 
@@ -257,7 +271,7 @@ class ProfileConsumer:
             arrived = self._kafka.consume(BATCH_RECORDS, min(left, 0.5))
             self._backlog += arrived  # not in one: a revocation in there replaces it
             if self._stop_by is not None:
-                break
+                return
         self._watch_topic()
 
     def _resume(self) -> None:
@@ -267,18 +281,45 @@ class ProfileConsumer:
             self._kafka.resume(self._kafka.assignment())
 
     def _commit(self) -> None:
-        """Commit what is settled; what fails is due again in the next turn."""
+        """Ask to commit what is settled; one request at a time, but for a last one.
+
+        Its answer is not waited for: where the coordinator is silent, that would be
+        for ever, and deaf to signals.
+        """
+        if not self._due or (self._committing and self._stop_by is None):
+            return
         offsets = [
             TopicPartition(self._topic.name, partition, end, metadata=self._mark)
             for partition, end in self._due.items()
         ]
+        self._committing = True
         try:
-            for place in self._kafka.commit(offsets=offsets, asynchronous=False) or ():
-                if place.error is not None:
-                    raise KafkaException(place.error)
-            self._due = {}
+            self._kafka.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
-            log.warning("offsets are not committed yet (%s)", error.args[0].name())
+            self._on_commit(error.args[0], [])
+
+    def _on_commit(
+        self, error: KafkaError | None, places: Sequence[TopicPartition]
+    ) -> None:
+        """The answer, heard in consume(); what failed is due again in the next turn."""
+        self._committing = False
+        error = error or next((p.error for p in places if p.error), None)
+        if error is not None:
+            log.warning("offsets are not committed yet (%s)", error.name())
+            return
+        for place in places:
+            if self._due.get(place.partition) == place.offset:
+                del self._due[place.partition]
+
+    def _leave(self) -> None:
+        """Leave the group, and let a last commit end; where Kafka is silent, just go.
+
+        The group then takes us for dead when our session ends.
+        """
+        self._leaving = True
+        leaving = Thread(target=self._kafka.close, name="leave", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_S)
 
     # What Kafka tells
 
@@ -298,10 +339,13 @@ class ProfileConsumer:
         if code == KafkaError._PARTITION_EOF:
             self._ended.add(partition)
         elif code in _POSITION_LOST:
-            self._insist_on_topic()
+            self._patiently(self._check_topic)
             raise RecordsMissing(self._gap(partition, message))
         elif error.fatal() or code in _FORBIDDEN:
-            raise KafkaException(error)
+            raise MemberRefused(
+                f"Kafka refuses this member of the group ({error.str()}): check its "
+                "rights, and that no other member has its group.instance.id"
+            )
         else:
             log.warning("Kafka: partition=%d %s", partition, error.name())
 
@@ -328,12 +372,12 @@ class ProfileConsumer:
             raise StartOver(f"topic {self._topic.name} was recreated")
         return True
 
-    def _insist_on_topic(self) -> bool:
-        """As `_check_topic`, but sit out a short absence of Kafka or the topic."""
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Ask Kafka, and sit out a short absence of it or of the topic."""
         patient_until = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return self._check_topic()
+                return ask()
             except KafkaUnavailable as error:
                 if self._stop_by is not None or time.monotonic() > patient_until:
                     raise
@@ -343,8 +387,9 @@ class ProfileConsumer:
     def _on_assign(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
         if self._leaving:  # close() hands over what it had joined for
             return
-        self._insist_on_topic()
-        starts = [self._start(place) for place in committed(kafka, partitions)]
+        self._patiently(self._check_topic)
+        places = self._patiently(lambda: committed_now(kafka, partitions))
+        starts = [self._start(place) for place in places]
         kafka.incremental_assign(starts)
         if self._waiting:
             kafka.pause(starts)
@@ -375,6 +420,7 @@ class ProfileConsumer:
 
 _POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 _FORBIDDEN = {
+    KafkaError._FATAL,  # of which `fatal()` does not tell
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
 }

@@ -7,6 +7,7 @@ headers of ours after them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -49,7 +50,7 @@ class DeadLetterTopic:
         kept: set[int] = set()
         for index, record in enumerate(records):
             self._produce(producer, record, index, kept)
-        producer.flush(ATTEMPT_S)
+        _flush(producer)
         if len(kept) < len(records):
             self._producer = None
         return kept
@@ -68,6 +69,13 @@ class DeadLetterTopic:
             )
         except (BufferError, KafkaException):
             producer.poll(0)
+
+
+def _flush(producer: Producer) -> None:
+    """Wait for the answers, and hear a signal meanwhile: `flush` itself is deaf."""
+    deadline = time.monotonic() + ATTEMPT_S
+    while producer.flush(0.2) and time.monotonic() < deadline:
+        pass
 
 
 # The headers: what a record brought comes first, ours last.

@@ -133,12 +133,22 @@ def committed(group: Consumer, places: list[TopicPartition]) -> list[TopicPartit
     patient_until = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return group.committed(places, timeout=READ_TIMEOUT_S)
-        except KafkaException as error:
-            name = error.args[0].name()
+            return committed_now(group, places)
+        except KafkaUnavailable:
             if time.monotonic() > patient_until:
-                raise KafkaUnavailable(f"Kafka does not answer ({name})") from None
+                raise
         time.sleep(0.5)
+
+
+def committed_now(
+    group: Consumer, places: list[TopicPartition]
+) -> list[TopicPartition]:
+    """As `committed`, but asked once."""
+    try:
+        return group.committed(places, timeout=READ_TIMEOUT_S)
+    except KafkaException as error:
+        name = error.args[0].name()
+        raise KafkaUnavailable(f"Kafka does not answer ({name})") from None
 
 
 def all_read(group: Consumer, topic: str, partitions: Collection[int]) -> bool:

@@ -100,14 +100,21 @@ class FakeKafkaConsumer:
         self.starts: dict[int, int] = {}
         self.stored: dict[int, TopicPartition] = {}
         self.commits: list[dict[int, int]] = []
-        self.commit_errors: list[Exception] = []
+        self.commit_errors: list[KafkaError] = []
+        self.commit_answers: list[tuple[KafkaError | None, list[TopicPartition]]] = []
+        self.silent = False
         self.closed = False
+
+    def made(self, on_commit) -> FakeKafkaConsumer:
+        self.on_commit = on_commit
+        return self
 
     def subscribe(self, topics, on_assign, on_revoke, on_lost) -> None:
         self.on_assign, self.on_revoke = on_assign, on_revoke
 
     def consume(self, number: int, timeout: float) -> list[Any]:
         self.clock.now += timeout
+        self.answer_commits()
         turn = self.turns.pop(0) if self.turns else []
         return (turn() or []) if callable(turn) else turn
 
@@ -138,10 +145,18 @@ class FakeKafkaConsumer:
         return 40, 90
 
     def commit(self, offsets, asynchronous: bool) -> None:
+        """Done at once; the answer is heard later, as librdkafka has it."""
+        assert asynchronous
         if self.commit_errors:
-            raise self.commit_errors.pop(0)
+            self.commit_answers.append((self.commit_errors.pop(0), offsets))
+            return
         self.commits.append({p.partition: p.offset for p in offsets})
         self.stored |= {p.partition: p for p in offsets}
+        self.commit_answers.append((None, offsets))
+
+    def answer_commits(self) -> None:
+        while self.commit_answers and not self.silent:
+            self.on_commit(*self.commit_answers.pop(0))
 
     def close(self) -> None:
         self.closed = True

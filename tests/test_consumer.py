@@ -8,15 +8,22 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from itertools import pairwise
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
 from profiles import consumer, items
-from profiles.consumer import ProfileConsumer, RecordsMissing, StartOver
+from profiles.consumer import (
+    MemberRefused,
+    ProfileConsumer,
+    RecordsMissing,
+    StartOver,
+)
 from profiles.topics import KafkaUnavailable, Topic
 from profiles.upserts import StoreRefused, Table
 from tests.fakes import (
@@ -58,7 +65,7 @@ class World:
         kafka: Any = self.kafka
         client: Any = self.table
         self.consumer = ProfileConsumer(
-            kafka, self.topic, "store", Table(client, "t").apply, self.dead_letter
+            kafka.made, self.topic, "store", Table(client, "t").apply, self.dead_letter
         )
         self.turn = self.consumer.turn
         self.kafka.subscribe(
@@ -112,8 +119,8 @@ def end(partition: int = 0) -> FakeMessage:
     return FakeMessage(9, partition=partition, error=eof)
 
 
-def not_committed() -> Exception:
-    return KafkaException(KafkaError(KafkaError.REQUEST_TIMED_OUT))
+def not_committed() -> KafkaError:
+    return KafkaError(KafkaError.REQUEST_TIMED_OUT)
 
 
 def throttled() -> Exception:
@@ -194,6 +201,28 @@ def test_a_commit_that_fails_is_due_again_in_the_next_turn(world):
     assert w.kafka.commits == [{0: 1}]
 
 
+def test_a_commit_for_one_partition_that_fails_is_due_again(world):
+    w = world([message(0)], [])
+    error = KafkaError(KafkaError.REBALANCE_IN_PROGRESS)
+    w.turn()
+    refused: Any = SimpleNamespace(partition=0, offset=1, error=error)
+    w.kafka.commit_answers = [(None, [refused])]
+    w.turn()
+    assert w.kafka.commits == [{0: 1}, {0: 1}]
+
+
+def test_while_a_commit_is_under_way_the_next_batch_is_applied(world):
+    w = world([message(0)], [message(1)], [])
+    w.kafka.silent = True
+    w.turn()
+    w.turn()
+    assert items.fences(w.table.items["1"]) == {items.fence_name(SOURCE): 1}
+    assert w.kafka.commits == [{0: 1}]
+    w.kafka.silent = False
+    w.turn()
+    assert w.kafka.commits == [{0: 1}, {0: 2}]
+
+
 # Dead letters
 
 
@@ -250,6 +279,7 @@ def test_records_that_arrive_while_waiting_are_kept_for_the_next_turn(world):
     assert w.kafka.commits == [{0: 1}]
     assert not w.consumer.caught_up
     w.turn()
+    w.turn()
     assert w.shown() == {"FirstName": "John", "LastName": "Doe"}
     assert w.kafka.commits == [{0: 1}, {0: 2}]
 
@@ -296,6 +326,7 @@ def test_a_revoked_partition_is_dropped_from_batch_backlog_and_commit(world):
     w.kafka.assign(3)
     w.letters_refused = 100
     w.table.troubles = [throttled()] * 4
+    w.turn()
     w.turn()
     w.turn()
     assert {*w.table.items} == {"1"}
@@ -378,6 +409,27 @@ def test_partitions_that_come_while_it_leaves_are_asked_nothing_about(world):
     w.kafka.close = lambda: w.kafka.assign(1)
     w.consumer.run(until=lambda: True)
     assert w.consumer.owned == {0}
+
+
+def test_stop_does_not_wait_for_a_kafka_that_is_silent(world, monkeypatch):
+    monkeypatch.setattr(consumer, "LEAVE_S", 0.01)
+    w = world()
+    w.kafka.close = Event().wait
+    w.kafka.turns += [w.consumer.stop]
+    w.consumer.run(until=lambda: False)
+
+
+def test_stop_is_heard_while_kafka_is_absent_at_assignment(world):
+    w = world()
+    w.topics = [KafkaUnavailable("away")] * 200
+
+    def assign():
+        w.consumer.stop()
+        w.kafka.assign(4)
+
+    w.kafka.turns += [assign]
+    w.consumer.run(until=lambda: False)
+    assert w.kafka.closed
 
 
 def test_a_failure_leaves_the_group(world):
@@ -467,9 +519,16 @@ def test_a_lost_position_on_a_recreated_topic_is_no_gap(world, code):
         w.turn()
 
 
-def test_being_forbidden_stops_the_consumer(world):
-    w = world([FakeMessage(0, error=KafkaError.TOPIC_AUTHORIZATION_FAILED)])
-    with pytest.raises(KafkaException):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed"),
+        (KafkaError._FATAL, "Fatal error"),
+    ],
+)
+def test_being_forbidden_stops_the_consumer(world, code, said):
+    w = world([FakeMessage(0, error=code)])
+    with pytest.raises(MemberRefused, match=said):
         w.turn()
 
 

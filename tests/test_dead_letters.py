@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from profiles import dead_letters
 from profiles.dead_letters import DeadLetterTopic
 from profiles.records import DeadLetter, InvalidRecord
 from tests.fakes import NOW_MS, FakeKafkaProducer, record_of
@@ -19,6 +20,11 @@ def letters(*values: bytes | None, key: bytes | None = b"1") -> list[DeadLetter]
         DeadLetter(record_of(value, key, offset=i, headers=[("trace", b"x")]), REASON)
         for i, value in enumerate(values)
     ]
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch):
+    monkeypatch.setattr(dead_letters, "ATTEMPT_S", 0.05)
 
 
 def topic(*producers: FakeKafkaProducer) -> DeadLetterTopic:
@@ -54,9 +60,10 @@ def test_what_is_not_acknowledged_is_given_back():
     written = letters(b"a", b"b", b"c")
 
     def flush(timeout: float) -> int:
-        kafka.answer()
-        kafka.answer(KafkaError._MSG_TIMED_OUT)
-        return 1
+        if len(kafka) == 3:
+            kafka.answer()
+            kafka.answer(KafkaError._MSG_TIMED_OUT)
+        return len(kafka)
 
     kafka.flush = flush  # type: ignore[method-assign]
     assert topic(kafka).put(written) == written[1:]

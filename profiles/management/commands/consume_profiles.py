@@ -11,11 +11,22 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from profiles import connections, topics
-from profiles.consumer import ProfileConsumer, RecordsMissing, StartOver
+from profiles.consumer import (
+    MemberRefused,
+    ProfileConsumer,
+    RecordsMissing,
+    StartOver,
+)
 from profiles.dead_letters import DeadLetterTopic
 from profiles.upserts import StoreAway, StoreRefused, Table
 
-_OPERATOR = (topics.KafkaUnavailable, topics.WrongTopic, RecordsMissing, StoreRefused)
+_OPERATOR = (
+    topics.KafkaUnavailable,
+    topics.WrongTopic,
+    MemberRefused,
+    RecordsMissing,
+    StoreRefused,
+)
 """What ends the process with its message: here nothing is left to try."""
 
 
@@ -68,7 +79,7 @@ class Command(BaseCommand):
         """Whether it is over; else the topic was recreated."""
         table = Table(connections.dynamodb(), settings.DYNAMODB_TABLE)
         consumer = ProfileConsumer(
-            connections.consumer(),
+            connections.consumer,
             topics.Enquiry(connections.admin),
             self._identity(table),
             table.apply,
