@@ -76,6 +76,8 @@ def main() -> None:
         report = run(plan)
     except EnginesUnavailable as missing:
         sys.exit(str(missing))
+    except KeyboardInterrupt:
+        sys.exit("Stopped: nothing was judged.")
     report.write(var / "chaos.json")
     sys.stdout.write(report.table())
     sys.exit(report.damaged)
