@@ -75,10 +75,8 @@ def literal(node: ast.expr) -> str | None:
 
 def table() -> dict[str, str]:
     """The settings table: variable to default."""
-    rows = re.findall(
-        r"^\| `(\w+)` \| (.*?) \|", section("README.md", "Settings"), re.M
-    )
-    return dict(rows)
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", section("README.md", "Settings"), re.M)
+    return {name: value for names, value in rows for name in re.findall(r"\w+", names)}
 
 
 # Settings
