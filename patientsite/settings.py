@@ -172,6 +172,7 @@ SECRET_KEY = env(
 )
 WEB_THREADS = env("WEB_THREADS", "16", positive)
 PORT = env("PORT", "3000", positive)
+METRICS_PORT = env("METRICS_PORT", "0", int)
 THROTTLE_RATE = env("THROTTLE_RATE", "off" if DEVELOPMENT else "100/s", rate)
 
 if DEVELOPMENT:
@@ -222,6 +223,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "profiles.tracing.identify",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "profiles.access.OpenModeGuard",
     "profiles.views.ingest_lane",

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Protocol, TypeVar, cast
@@ -24,7 +25,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from profiles import serializers
+from profiles import metrics, serializers, tracing
 from profiles.records import DeadLetter, Headers, InvalidRecord, Record
 from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed_now
 from profiles.updates import MergedUpdate, Source, merge
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 BATCH_RECORDS = 500
 BATCH_S = 0.1
+REQUESTS_TOLD = 20
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 GIVE_UP_S = 2.0
@@ -85,6 +87,7 @@ class Batch:
     updates: list[MergedUpdate] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     ends: dict[int, int] = field(default_factory=dict)
+    headers: list[Headers] = field(default_factory=list, repr=False)
     applied: int = 0
     already: int = 0
     proven: bool = False
@@ -110,12 +113,14 @@ def read_batch(records: Iterable[Record]) -> Batch:
     batch = Batch()
     decoded: list[MergedUpdate] = []
     for record in records:
+        batch.headers.append(record.headers)
         batch.ends[record.source.partition] = record.offset + 1
         try:
             decoded.append(record.merged(serializers.decode(record)))
         except InvalidRecord as reason:
             batch.letters.append(DeadLetter(record, reason))
     batch.updates = merge(decoded)
+    metrics.coalesced.inc(len(decoded) - len(batch.updates))
     return batch
 
 
@@ -190,7 +195,8 @@ class ProfileConsumer:
         self._backlog = []
         self._batch = read_batch(self._records(messages))
         if self._batch.ends:
-            self._settle()
+            with tracing.applying(self._batch.headers):
+                self._settle()
         self._commit()
 
     # Settling a batch
@@ -207,12 +213,22 @@ class ProfileConsumer:
             self._wait(next(pauses))
         self._due.update(self._batch.ends)
         self._resume()
+        self._tell(self._batch, time.monotonic() - started)
+
+    def _tell(self, batch: Batch, seconds: float) -> None:
+        metrics.batch_records.observe(len(batch.headers))
+        for partition, end in batch.ends.items():
+            place = TopicPartition(self._topic.name, partition)
+            _, high = self._kafka.get_watermark_offsets(place, cached=True)
+            metrics.lag.labels(partition).set(max(0, high - end))
+        requests = {tracing.request_id(carried) for carried in batch.headers} - {""}
         log.info(
-            "batch: applied=%d already=%d seconds=%.3f next=%s",
-            self._batch.applied,
-            self._batch.already,
-            time.monotonic() - started,
-            self._batch.ends,
+            "batch: applied=%d already=%d seconds=%.3f next=%s requests=%s",
+            batch.applied,
+            batch.already,
+            seconds,
+            batch.ends,
+            sorted(requests)[:REQUESTS_TOLD],
         )
 
     def _attempt(self) -> bool:
@@ -227,11 +243,22 @@ class ProfileConsumer:
 
     def _apply_once(self, batch: Batch) -> None:
         outcome = self._apply(batch.updates)
+        self._count(batch.updates, outcome)
         batch.updates = outcome.remaining
         batch.applied += outcome.applied
         batch.already += outcome.already
         if outcome.trouble:
             log.warning("waiting for the table: %s", outcome.trouble)
+
+    def _count(self, updates: list[MergedUpdate], outcome: Outcome) -> None:
+        metrics.applied.inc(outcome.applied)
+        metrics.already.inc(outcome.already)
+        metrics.retried.inc(len(outcome.remaining))
+        remaining = {id(update) for update in outcome.remaining}
+        now = time.time()
+        for update in updates:
+            if id(update) not in remaining:
+                metrics.age.observe(max(0.0, now - update.timestamp_ms / 1000))
 
     def _dead_letter_once(self, batch: Batch) -> None:
         for letter in batch.letters:
@@ -241,7 +268,9 @@ class ProfileConsumer:
                 letter.record.offset,
                 letter.reason,
             )
+        tried = len(batch.letters)
         batch.letters = self._dead_letter(batch.letters)
+        metrics.dead_lettered.inc(tried - len(batch.letters))
         if batch.letters:
             log.warning("waiting for the dead-letter topic to acknowledge")
 
@@ -414,6 +443,9 @@ class ProfileConsumer:
         self._batch.drop(gone)
         self._backlog = [m for m in self._backlog if m.partition() not in gone]
         self._due = {p: end for p, end in self._due.items() if p not in gone}
+        for partition in gone & self._owned:
+            with suppress(KeyError):
+                metrics.lag.remove(partition)
         self._owned -= gone
         self._ended -= gone
 

@@ -5,6 +5,7 @@ In: parsed JSON. Out: a response with a receipt for each update. Knows no Dynamo
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from http import HTTPStatus
 from threading import BoundedSemaphore
@@ -15,7 +16,16 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from rest_framework.exceptions import ValidationError
 
-from profiles import bodies, connections, problems, serializers, topics, trail
+from profiles import (
+    bodies,
+    connections,
+    metrics,
+    problems,
+    serializers,
+    topics,
+    tracing,
+    trail,
+)
 from profiles.producer import NotAcknowledged, Publisher, Verdict
 from profiles.updates import Receipt, Update
 
@@ -81,8 +91,10 @@ def _parse_all(values: list[object]) -> list[Update]:
 
 
 def _publish(request: HttpRequest, updates: list[Update]) -> list[Verdict]:
+    started = time.perf_counter()
     try:
-        verdicts = publisher().publish_all(updates)
+        with tracing.publishing(request) as headers:
+            verdicts = publisher().publish_all(updates, headers)
     except (NotAcknowledged, topics.KafkaUnavailable, topics.WrongTopic) as error:
         raise problems.Unavailable(f"{error}. Send the update again.") from None
     accepted = [
@@ -90,6 +102,8 @@ def _publish(request: HttpRequest, updates: list[Update]) -> list[Verdict]:
         for update, verdict in zip(updates, verdicts, strict=True)
         if isinstance(verdict, Receipt)
     ]
+    metrics.acknowledgement.observe(time.perf_counter() - started)
+    metrics.accepted.inc(len(accepted))
     trail.note(request, "update", accepted)
     return verdicts
 

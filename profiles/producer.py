@@ -18,6 +18,7 @@ from confluent_kafka import Producer as KafkaProducer
 
 from profiles import records
 from profiles.gates import Full, Gate
+from profiles.records import Headers
 from profiles.updates import Receipt, Source, Update
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ class Publisher:
             raise verdict
         return verdict
 
-    def publish_all(self, updates: Sequence[Update]) -> list[Verdict]:
+    def publish_all(
+        self, updates: Sequence[Update], headers: Headers = ()
+    ) -> list[Verdict]:
         """As `publish`, for many at once: a receipt or a NotAcknowledged for each.
 
         All are on their way together, so a refused one may stand before accepted ones
@@ -81,15 +84,19 @@ class Publisher:
         topic = self._topic()
         try:
             with self._gate.passage() as moved:
-                return self._deliver(topic, updates, moved)
+                return self._deliver(topic, updates, headers, moved)
         except Full:
             raise NotAcknowledged("too many updates wait for Kafka") from None
 
     def _deliver(
-        self, topic: Topic, updates: Sequence[Update], moved: Callable[[], None]
+        self,
+        topic: Topic,
+        updates: Sequence[Update],
+        headers: Headers,
+        moved: Callable[[], None],
     ) -> list[Verdict]:
         session = self._current()
-        delivery = session.deliver(topic, updates)
+        delivery = session.deliver(topic, updates, headers)
         if delivery.broken:
             self._retire(session)
         else:
@@ -163,15 +170,19 @@ class _Session:
         self._retired = False
         Thread(target=self._poll, name="producer-poll", daemon=True).start()
 
-    def deliver(self, topic: Topic, updates: Sequence[Update]) -> _Delivery:
+    def deliver(
+        self, topic: Topic, updates: Sequence[Update], headers: Headers
+    ) -> _Delivery:
         """Send the updates in their order, and wait for the verdicts."""
         delivery = _Delivery(topic, len(updates))
+        carried = list(headers)
         for index, update in enumerate(updates):
             try:
                 self._kafka.produce(
                     topic.name,
                     records.value_of(update),
                     records.key_of(update.patient_id),
+                    headers=carried,
                     on_delivery=partial(delivery.report, index),
                 )
             except BufferError:

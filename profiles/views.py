@@ -27,6 +27,7 @@ from profiles import (
     ingest,
     items,
     lookups,
+    metrics,
     openapi,
     problems,
     records,
@@ -58,7 +59,9 @@ class PatientProfileView(APIView):
         try:
             return self.post(request)
         except Exception as error:
-            if (response := problems.exception_handler(error, {})) is None:
+            response = problems.exception_handler(error, {})
+            metrics.refused.labels(response.status_code if response else 500).inc()
+            if response is None:
                 raise
             return response
 
@@ -141,6 +144,11 @@ def ingest_lane(
 def live(request: HttpRequest) -> HttpResponse:
     """Alive: this process answers. Asks nobody."""
     return JsonResponse({"status": "alive"})
+
+
+def figures(request: HttpRequest) -> HttpResponse:
+    """The web processes' figures, as Prometheus reads them."""
+    return HttpResponse(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
 
 
 def ready(request: HttpRequest) -> HttpResponse:

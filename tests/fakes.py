@@ -32,6 +32,9 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
 
+    def time(self) -> float:
+        return self.monotonic()
+
     def monotonic(self) -> float:
         return self.now
 
@@ -141,7 +144,9 @@ class FakeKafkaConsumer:
     def resume(self, partitions) -> None:
         self.paused -= {p.partition for p in partitions}
 
-    def get_watermark_offsets(self, partition, timeout: float) -> tuple[int, int]:
+    def get_watermark_offsets(
+        self, partition, timeout: float = 0, cached: bool = False
+    ) -> tuple[int, int]:
         return 40, 90
 
     def commit(self, offsets, asynchronous: bool) -> None:

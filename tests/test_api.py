@@ -31,7 +31,7 @@ class FakePublisher:
         self.published: list[Update] = []
         self.failure: Exception | None = None
 
-    def publish_all(self, updates: list[Update]) -> list[Verdict]:
+    def publish_all(self, updates: list[Update], headers: Any) -> list[Verdict]:
         if self.failure is not None:
             raise self.failure
         self.published += updates
@@ -426,7 +426,7 @@ def test_ten_thousand_updates_pass_and_one_more_does_not(post, publisher):
 def test_what_kafka_refuses_is_told_beside_what_it_took(post, publisher, monkeypatch):
     taken = Receipt(Source("topic-1", 3), 41)
     verdicts = [taken, NotAcknowledged("Kafka did not acknowledge"), taken]
-    monkeypatch.setattr(publisher, "publish_all", lambda updates: verdicts)
+    monkeypatch.setattr(publisher, "publish_all", lambda updates, headers: verdicts)
     answer = post([{"PatientId": "1"}, {"PatientId": "2"}, {"PatientId": "1"}])
     assert answer.headers["Retry-After"] == "1"
     told = problem(answer, 503)["updates"]

@@ -45,7 +45,7 @@ def table(monkeypatch):
     """Puts a table behind the reads; 41 is the offset of whatever is posted."""
 
     class Publisher:
-        def publish_all(self, posted):
+        def publish_all(self, posted, headers):
             return [Receipt(SOURCE, 41) for _ in posted]
 
     def put(*shown: items.Item | None, waiters: int = 2) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, topics
+from profiles import connections, metrics, topics
 from profiles.consumer import (
     MemberRefused,
     ProfileConsumer,
@@ -44,6 +44,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Consume; begin anew where the topic was recreated."""
+        if settings.METRICS_PORT:
+            address = "127.0.0.1" if settings.DEVELOPMENT else "0.0.0.0"  # noqa: S104
+            metrics.serve(address, settings.METRICS_PORT)
         try:
             self._look_for_kafka()
             while not self._consume(options["until_caught_up"]):

@@ -9,6 +9,8 @@ from django.core.management.base import BaseCommand, CommandParser
 from granian import Granian
 from granian.constants import Interfaces
 
+from profiles import metrics
+
 
 class Command(BaseCommand):
     """Serves the WSGI application; SIGTERM finishes the requests in flight."""
@@ -23,6 +25,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve until a signal."""
+        if options["workers"] > 1:
+            metrics.share(settings.VAR_DIR / "metrics")
         Granian(
             "patientsite.wsgi:application",
             address=options["host"],
