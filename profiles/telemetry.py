@@ -7,15 +7,19 @@ text of an exception: it may quote what a client sent. Knows no profile.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
 import traceback
 from types import TracebackType
 
+import orjson
+
 log = logging.getLogger(__name__)
 
 SILENCE_S = 10.0
+_QUERY = re.compile(r"\?\S*")
 
 
 class Repeats(logging.Filter):
@@ -48,14 +52,28 @@ class Frames(logging.Formatter):
         return "" if ei[1] is None else _frames(ei[1])
 
 
+class JsonLines(Frames):
+    """One JSON object a line, for what collects the logs in production."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["frames"] = self.formatException(record.exc_info)
+        return orjson.dumps(told).decode()
+
+
 class NoQuery(logging.Filter):
     """Takes the query out of the development server's lines: people search by name."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple) and record.args:
             line, *rest = record.args
-            address, query, _ = str(line).partition("?")
-            record.args = (address + "?..." if query else line, *rest)
+            record.args = (_QUERY.sub("?...", str(line)), *rest)
         return True
 
 

@@ -13,6 +13,7 @@ from threading import Lock
 from django.conf import settings
 
 REMEMBERED = 10_000
+ROUNDING_S = 1e-6
 
 
 class Throttle:
@@ -34,12 +35,12 @@ class Throttle:
         with self._lock:
             whole_at = max(self._whole_at.pop(client, now), now)
             wait_s = whole_at - now - self._burst_s
-            if wait_s <= 0:
-                whole_at += self._interval_s
+            if wait_s <= ROUNDING_S:
+                wait_s, whole_at = 0.0, whole_at + self._interval_s
             self._whole_at[client] = whole_at
             if len(self._whole_at) > REMEMBERED:  # the one that asked longest ago
                 del self._whole_at[next(iter(self._whole_at))]
-        return max(0.0, wait_s)
+        return wait_s
 
 
 @cache
