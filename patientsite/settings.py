@@ -134,6 +134,11 @@ FIXED_KAFKA_PROPERTIES = {
 
 DEVELOPMENT = env("DJANGO_DEBUG", "0", flag)
 DEBUG = False
+ENVIRONMENT = (
+    env("DEVELOPMENT_ENGINES", "local", one_of("embedded", "local"))
+    if DEVELOPMENT
+    else "production"
+)
 
 # --- Kafka -------------------------------------------------------------------------
 
@@ -355,12 +360,18 @@ LOGGING = {
             "()": "profiles.telemetry.Frames",
             "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
         },
+        "json": {"()": "profiles.telemetry.JsonLines"},
     },
     "filters": {
         "repeats": {"()": "profiles.telemetry.Repeats"},
         "no_query": {"()": "profiles.telemetry.NoQuery"},
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "formatter": "line" if DEVELOPMENT else "json",
+        }
+    },
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         "botocore": {"level": "WARNING"},

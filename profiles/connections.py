@@ -7,6 +7,8 @@ guarantee needs it. Knows no topic's content and no table's.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +76,10 @@ def consumer(
         others = (*_PRODUCER_ONLY, *_CLASSIC_ONLY)
     else:
         protocol = {"partition.assignment.strategy": "cooperative-sticky"}
-    config = {**_reading(), **protocol, "on_commit": on_commit, **_kafka(others)}
+    # By this name the pages and Kafka's own tools tell who owns which partition.
+    name = {"client.id": f"{socket.gethostname()}-{os.getpid()}"}
+    ours = {**_reading(), **protocol, **name, "on_commit": on_commit}
+    config = {**ours, **_kafka(others)}
     return Consumer(config, logger=kafka_log)
 
 

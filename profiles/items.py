@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         AttributeValueTypeDef,
         BatchStatementRequestTypeDef,
         CreateTableInputTypeDef,
+        TableDescriptionTypeDef,
         UpdateItemInputTypeDef,
     )
 
@@ -144,6 +145,12 @@ def fences(item: Item) -> dict[str, int]:
         for name, value in item.items()
         if name.startswith(FENCE_PREFIX)
     }
+
+
+def incarnation(table: TableDescriptionTypeDef) -> str:
+    """Names this incarnation of the table: one made anew under its name has another."""
+    created = int(table["CreationDateTime"].timestamp())
+    return table.get("TableId") or f"created-{created}"
 
 
 def table_definition(table: str) -> CreateTableInputTypeDef:

@@ -7,7 +7,7 @@ group committed of them. Knows no field and no table.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import cast
 
 from confluent_kafka import (
@@ -25,7 +25,7 @@ from profiles.topics import PATIENCE_S, READ_TIMEOUT_S, KafkaUnavailable, Topic
 from profiles.updates import Receipt, Source
 
 FETCHED = 1000
-SILENCE_S = PATIENCE_S
+FETCH_S = 0.1
 
 
 class LogMoved(Exception):
@@ -33,38 +33,51 @@ class LogMoved(Exception):
 
 
 class Log:
-    """One topic as a reader that is ours alone sees it."""
+    """One topic as a reader that is ours alone sees it.
 
-    def __init__(self, reader: Consumer, topic: Topic) -> None:
+    Kafka may be silent for as long as `patience_s`.
+    """
+
+    def __init__(
+        self, reader: Consumer, topic: Topic, patience_s: float = PATIENCE_S
+    ) -> None:
         self._reader = reader
+        self._patience_s = patience_s
         self.topic = topic
 
-    def committed(self, store: str) -> dict[int, int]:
+    def committed(self, store: str | None) -> dict[int, int]:
         """Where the reader's group goes on with this topic and table, as far as it has.
 
         As the consumer judges it: an offset marked otherwise is of another incarnation
-        of topic or table, and one without a mark an operator's.
+        of topic or table, and one without a mark an operator's. Where the table's is
+        not known, each counts.
         """
-        ours = (None, "", f"{self.topic.id} {store}")
-        places = topics.committed(self._reader, self._places(OFFSET_END))
+        places = topics.committed(
+            self._reader, self._places(OFFSET_END), self._patience_s
+        )
         return {
             place.partition: place.offset
             for place in places
-            if place.offset >= 0 and place.metadata in ours
+            if place.offset >= 0 and self._is_ours(place.metadata, store)
         }
 
-    def spans(self) -> dict[int, range]:
-        """The retained offsets of each partition, as they are now.
+    def _is_ours(self, mark: str | None, store: str | None) -> bool:
+        topic_id, _, table = (mark or "").partition(" ")
+        return not mark or (topic_id == self.topic.id and store in (None, table))
+
+    def spans(self, partitions: Collection[int] | None = None) -> dict[int, range]:
+        """The retained offsets of each partition, or of these, as they are now.
 
         The end is where a fetch meets it: ListOffsets tells too little on some
         brokers. Raises KafkaUnavailable.
         """
         ends: dict[int, int] = {}
-        for message in self._fetch(self._places(OFFSET_END)):
+        starts = self._places(OFFSET_END, partitions)
+        for message in self._fetch(starts):
             partition = message.partition() or 0
             if partition not in ends:
                 ends[partition] = self._watermarks(partition, cached=True)[1]
-            if len(ends) == self.topic.partitions:
+            if len(ends) == len(starts):
                 break
         return {
             partition: range(self._watermarks(partition)[0], end)
@@ -104,24 +117,27 @@ class Log:
         heard_at = time.monotonic()
         try:
             while True:
-                for message in self._reader.consume(FETCHED, 0.5):
+                for message in self._reader.consume(FETCHED, FETCH_S):
                     if (error := message.error()) is None or _is_end(error):
                         yield message
                         heard_at = time.monotonic()
-                if time.monotonic() - heard_at > SILENCE_S:
+                if time.monotonic() - heard_at > self._patience_s:
                     raise KafkaUnavailable(f"topic {self.topic.name} does not answer")
         finally:
             self._reader.unassign()
 
-    def _places(self, offset: int) -> list[TopicPartition]:
-        partitions = range(self.topic.partitions)
+    def _places(
+        self, offset: int, partitions: Collection[int] | None = None
+    ) -> list[TopicPartition]:
+        if partitions is None:
+            partitions = range(self.topic.partitions)
         return [TopicPartition(self.topic.name, p, offset) for p in partitions]
 
     def _watermarks(self, partition: int, cached: bool = False) -> tuple[int, int]:
         place = TopicPartition(self.topic.name, partition)
         try:
             return self._reader.get_watermark_offsets(
-                place, timeout=READ_TIMEOUT_S, cached=cached
+                place, timeout=min(READ_TIMEOUT_S, self._patience_s), cached=cached
             )
         except KafkaException as error:
             name = error.args[0].name()

@@ -1,13 +1,13 @@
 """The lookups: what the table holds now, for the API and the pages. Never writes.
 
 Out: one item by PatientId, or a page of items in the table's order. A page costs one
-page of reads.
+page of reads, a search a bounded number of them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import ScanInputTypeDef
 
 
+SCANNED = 250
+MOST_SCANNED = 1000
+"""What a search reads at a time, and at most, however few it finds."""
+
+
 class StoreUnavailable(Exception):
     """The table can't be read now: try again later."""
 
@@ -36,6 +41,7 @@ class Page:
 
     items: list[items.Item]
     next_after: str | None
+    scanned: int
 
 
 class Profiles:
@@ -68,8 +74,32 @@ class Profiles:
             scan["ExclusiveStartKey"] = {items.KEY: {"S": after}}
         with self._reading():
             answer = self._client.scan(**scan)
+        found: list[items.Item] = [*answer["Items"]]
         last = answer.get("LastEvaluatedKey")
-        return Page(list(answer["Items"]), last[items.KEY]["S"] if last else None)
+        return Page(found, last[items.KEY]["S"] if last else None, len(found))
+
+    def search(
+        self,
+        matches: Callable[[items.Item], bool],
+        limit: int,
+        after: str | None = None,
+        most: int = MOST_SCANNED,
+    ) -> Page:
+        """At most `limit` items that match, of at most `most` that come after."""
+        found, scanned = Page([], after, 0), 0
+        while scanned < most and len(found.items) < limit:
+            page = self.page(min(most - scanned, SCANNED), found.next_after)
+            found = _filled(found.items, page, matches, limit)
+            scanned += found.scanned
+            if found.next_after is None:
+                break
+        return Page(found.items, found.next_after, scanned)
+
+    def identity(self) -> str:
+        """Names this incarnation of the table, as the offsets' marks do."""
+        with self._reading():
+            answer = self._client.describe_table(TableName=self._table)
+        return items.incarnation(answer["Table"])
 
     def await_receipt(
         self, patient_id: str, receipt: Receipt, seconds: float
@@ -120,6 +150,21 @@ def profiles() -> Profiles:
         readers=max(1, settings.WEB_THREADS // 4),
         waiters=max(1, settings.WEB_THREADS // 8),
     )
+
+
+def _filled(
+    found: list[items.Item],
+    page: Page,
+    matches: Callable[[items.Item], bool],
+    limit: int,
+) -> Page:
+    """What was found, and what matches in a page: up to the limit, and no further."""
+    found = [*found]
+    for scanned, item in enumerate(page.items, 1):
+        found += [item] if matches(item) else []
+        if len(found) == limit and scanned < len(page.items):
+            return Page(found, item[items.KEY]["S"], scanned)
+    return Page(found, page.next_after, page.scanned)
 
 
 def _pauses() -> Iterator[float]:

@@ -7,6 +7,7 @@ works on them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -44,25 +45,34 @@ class DeadLetters:
     """The dead-letter topic as it is read: one letter per place, however often written.
 
     Reading again goes on where the last reading ended. `foreign` counts the records
-    that nobody of ours wrote there.
+    that nobody of ours wrote there. With `last`, no more than so many of the newest
+    records of each partition are read; `retained` counts all that are there.
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, last: int = sys.maxsize) -> None:
         self.letters: dict[Receipt, Letter] = {}
         self.redriven: dict[Receipt, str] = {}
         self.foreign = 0
+        self.retained = 0
         self._log = log
+        self._last = last
         self._next: dict[int, int] = {}
 
     def read(self) -> None:
         """Read to the present end; raises what reading the log raises."""
+        spans = self._log.spans()
+        self.retained = sum(map(len, spans.values()))
         unread = {
-            partition: range(max(span.start, self._next.get(partition, 0)), span.stop)
-            for partition, span in self._log.spans().items()
+            partition: range(self._first(partition, span), span.stop)
+            for partition, span in spans.items()
         }
         for record in self._log.records(unread):
             self._take(record)
             self._next[record.source.partition] = record.offset + 1
+
+    def _first(self, partition: int, span: range) -> int:
+        read = self._next.get(partition, 0)
+        return max(span.start, read, span.stop - self._last)
 
     @property
     def open(self) -> list[Letter]:

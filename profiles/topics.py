@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from threading import Event, Lock, Thread
@@ -15,6 +15,7 @@ from threading import Event, Lock, Thread
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
+    ConsumerGroupState,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -125,15 +126,51 @@ def _unavailable(name: str, error: KafkaError) -> Exception:
     return KafkaUnavailable(f"Kafka does not answer ({error.name()})")
 
 
-def committed(group: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group; `owners` by partition, or None where the broker won't tell."""
+
+    state: str
+    owners: Mapping[int, str] | None
+
+
+def describe_group(admin: AdminClient, group_id: str, topic: str) -> Group:
+    """Who of the group owns which partition of the topic; raises KafkaUnavailable.
+
+    Tansu describes a stable group without its members.
+    """
+    future = admin.describe_consumer_groups(
+        [group_id], request_timeout=DESCRIBE_TIMEOUT_S
+    )[group_id]
+    try:
+        found = future.result(timeout=DESCRIBE_TIMEOUT_S + 1)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return Group("EMPTY", {})
+        raise _unavailable(topic, error.args[0]) from None
+    except TimeoutError:
+        raise KafkaUnavailable("Kafka did not answer in time") from None
+    owners = {
+        place.partition: f"{member.client_id} at {member.host.removeprefix('/')}"
+        for member in found.members
+        for place in member.assignment.topic_partitions
+        if place.topic == topic
+    }
+    told = found.members or found.state != ConsumerGroupState.STABLE
+    return Group(found.state.name, owners if told else None)
+
+
+def committed(
+    group: Consumer, places: list[TopicPartition], patience_s: float = PATIENCE_S
+) -> list[TopicPartition]:
     """What the group committed there; sits out a coordinator that moves.
 
-    Raises KafkaUnavailable after PATIENCE_S.
+    Raises KafkaUnavailable when that takes too long.
     """
-    patient_until = time.monotonic() + PATIENCE_S
+    patient_until = time.monotonic() + patience_s
     while True:
         try:
-            return committed_now(group, places)
+            return committed_now(group, places, min(READ_TIMEOUT_S, patience_s))
         except KafkaUnavailable:
             if time.monotonic() > patient_until:
                 raise
@@ -141,11 +178,11 @@ def committed(group: Consumer, places: list[TopicPartition]) -> list[TopicPartit
 
 
 def committed_now(
-    group: Consumer, places: list[TopicPartition]
+    group: Consumer, places: list[TopicPartition], timeout_s: float = READ_TIMEOUT_S
 ) -> list[TopicPartition]:
     """As `committed`, but asked once."""
     try:
-        return group.committed(places, timeout=READ_TIMEOUT_S)
+        return group.committed(places, timeout=timeout_s)
     except KafkaException as error:
         name = error.args[0].name()
         raise KafkaUnavailable(f"Kafka does not answer ({name})") from None

@@ -106,8 +106,7 @@ class Table:
             table = self._client.describe_table(TableName=self._name)["Table"]
         except (BotoCoreError, ClientError) as error:
             raise StoreAway(self._trouble(error)) from None
-        created = int(table["CreationDateTime"].timestamp())
-        return table.get("TableId") or f"created-{created}"
+        return items.incarnation(table)
 
     def prove(self) -> None:
         """Write a scratch item and see each condition hold and fail; then remove it.

@@ -8,7 +8,7 @@ from django.urls import path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from profiles import pages, views
+from profiles import dashboard, pages, views
 
 # Swagger UI's page has a style of its own in it; its script has an address.
 _styled_inline = csp_replace({"style-src": [SELF, UNSAFE_INLINE]})
@@ -22,6 +22,7 @@ urlpatterns = [
     path("patientprofile/<path:patient_id>", views.PatientProfileDetailView.as_view()),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", _styled_inline(SpectacularSwaggerSplitView.as_view())),
+    path("pipeline/", dashboard.pipeline, name="pipeline"),
     path("profiles/", pages.profile_list, name="profiles"),
     re_path(r"^profiles/(?P<patient_id>.+)/$", pages.profile_detail, name="profile"),
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.test import Client
 
-from profiles import lookups, pages, serializers
+from profiles import lookups, pages, serializers, timeline, topics
+from profiles.topics import KafkaUnavailable
+from profiles.updates import Receipt
 from profiles.upserts import Table
 from tests.fakes import update_at
 
@@ -30,6 +32,36 @@ STRANGE_IDS = [
     "\N{GRINNING FACE}",
     "admin",
 ]
+
+
+@pytest.fixture(autouse=True)
+def kafka(monkeypatch):
+    """Kafka is away, unless a test says what it holds."""
+
+    class Away:
+        def current(self):
+            raise KafkaUnavailable("Kafka does not answer")
+
+    monkeypatch.setattr(topics, "watch", Away)
+
+
+@pytest.fixture
+def story(monkeypatch):
+    """Lets the log hold these entries of whatever patient is asked for."""
+
+    def tell(*entries, read=range(100)):
+        def read_timeline(patient_id, before):
+            item = lookups.profiles().get(patient_id)
+            return item, timeline.Timeline(3, [*entries], read, range(100))
+
+        monkeypatch.setattr(pages, "_read_timeline", read_timeline)
+
+    return tell
+
+
+def entry(offset, fate, changes=None, reason=""):
+    place = Receipt(update_at(offset).source, offset)
+    return timeline.Entry(place, 1_700_000_000_000, fate, changes or {}, reason)
 
 
 def browse(path="/profiles/", **query):
@@ -85,7 +117,18 @@ def test_a_row_shows_every_field_as_it_is_now(store):
 def test_the_columns_are_named_after_the_fields(store):
     store()
     head = browse().content.decode().partition("</thead>")[0]
-    assert re.findall(r'<div class="text">(\w+)</div>', head) == pages.COLUMNS
+    assert re.findall(r">([\w ]+)</a></th>", head) == [
+        "Patient ID",
+        "First name",
+        "Last name",
+        "Date of birth",
+        "Sex",
+        "Is pregnant",
+        "Email",
+        "Phone",
+        "Address",
+        "Updated at",
+    ]
 
 
 def test_values_are_escaped(store):
@@ -104,8 +147,8 @@ def test_every_row_leads_to_its_profile(store, patient):
     assert (parts.query, parts.fragment, link.count("/")) == ("", "", 3)
     detail = browse(link)
     assert detail.status_code == 200
-    assert ["PatientId", patient] in rows(detail)
-    assert ["FirstName", "John"] in rows(detail)
+    assert ["Patient ID", patient] in rows(detail)
+    assert ["First name", "John"] in rows(detail)
 
 
 def test_the_detail_tells_what_is_not_set_and_shows_the_item(store):
@@ -115,8 +158,70 @@ def test_the_detail_tells_what_is_not_set_and_shows_the_item(store):
     assert '"_fence:topic-1:0"' in content
 
 
-def test_an_unknown_profile_is_a_404_page(dynamodb):
-    assert browse("/profiles/nobody/").status_code == 404
+def test_an_unknown_patient_is_a_404_page(dynamodb, story):
+    story()
+    response = browse("/profiles/nobody/")
+    assert response.status_code == 404
+    assert "no record on the topic" in response.content.decode()
+
+
+def test_an_unknown_patient_of_a_log_that_was_cut_can_be_looked_for_further(
+    dynamodb, story
+):
+    story(read=range(40, 100))
+    response = browse("/profiles/nobody/")
+    assert response.status_code == 404
+    assert 'href="?before=40"' in response.content.decode()
+
+
+def test_a_patient_without_an_item_shows_what_waits(dynamodb, story):
+    story(entry(7, timeline.Fate.WAITING, {"FirstName": "John"}))
+    response = browse("/profiles/new/")
+    assert response.status_code == 200
+    content = response.content.decode()
+    assert "no profile of this patient yet" in content
+    assert "waiting</span>" in content
+    assert "First name: John" in content
+
+
+def test_the_timeline_tells_what_each_record_did(store, story):
+    store("1", FirstName="John")
+    story(
+        entry(9, timeline.Fate.DEAD_LETTERED, reason="not_json: at character 0"),
+        entry(8, timeline.Fate.APPLIED, {"Sex": None, "LastName": "<b>"}),
+    )
+    content = browse("/profiles/1/").content.decode()
+    assert "no update: not_json: at character 0" in content
+    assert "Sex: <em>removed</em>" in content
+    assert "Last name: &lt;b&gt;" in content
+    assert "2023-11-14 22:13:20.000" in content
+
+
+def test_a_timeline_that_was_cut_says_so_and_goes_on(store, story):
+    store("1")
+    story(entry(99, timeline.Fate.APPLIED), read=range(40, 100))
+    content = browse("/profiles/1/").content.decode()
+    assert "Cut here" in content
+    assert 'href="?before=40"' in content
+
+
+def test_without_kafka_the_detail_shows_the_item_and_says_so(store):
+    store("1", FirstName="John")
+    response = browse("/profiles/1/")
+    assert response.status_code == 200
+    assert "John" in response.content.decode()
+    assert "Kafka does not answer" in response.content.decode()
+
+
+def test_without_kafka_nobody_is_told_to_be_unknown(dynamodb):
+    response = browse("/profiles/nobody/")
+    assert response.status_code == 503
+    assert "Kafka does not answer" in response.content.decode()
+
+
+@pytest.mark.parametrize("before", ["x", "-1", "1.5", "٣", "9" * 30])
+def test_what_is_no_offset_is_a_400_page(store, before):
+    assert browse("/profiles/1/", before=before).status_code == 400
 
 
 def test_the_empty_table_shows_the_curl(dynamodb):
@@ -140,18 +245,88 @@ def test_search_for_anything_is_a_page(dynamodb, wanted):
     assert "<script>" not in response.content.decode().partition("<form")[2]
 
 
-def test_the_next_page_goes_on_where_this_one_ended(store, monkeypatch):
+def following(response, rel="next"):
+    """The address that a page leads to."""
+    found = re.search(rf'href="([^"]*)" rel="{rel}"', response.content.decode())
+    return "/profiles/" + html.unescape(found[1]) if found else ""
+
+
+@pytest.fixture
+def five(store, monkeypatch):
+    """Five patients, and pages of two."""
     monkeypatch.setattr(pages, "PAGE_SIZE", 2)
     for number in range(5):
-        store(f"patient {number}")
-    seen, path = [], "/profiles/"
-    for _ in range(3):
+        store(f"patient {number}", FirstName=f"Name {number}")
+
+
+def ids(response):
+    return [row[0] for row in rows(response)]
+
+
+def test_the_pages_lead_through_the_whole_table_and_back(five):
+    walk = [Client().get("/profiles/")]
+    while path := following(walk[-1]):
+        walk.append(Client().get(path))
+    seen = [ids(response) for response in walk]
+    assert sorted(sum(seen, [])) == [f"patient {number}" for number in range(5)]
+    back = walk[-1:]
+    while path := following(back[-1], "prev"):
+        back.append(Client().get(path))
+    assert [ids(response) for response in reversed(back)] == seen
+
+
+def test_sorting_is_of_the_page_and_goes_along_with_it(five, store):
+    store("unnamed")
+    first = browse(sort="-FirstName")
+    by_name = [row[1] for row in rows(first)]
+    assert by_name == sorted(by_name, reverse=True)
+    assert 'aria-sort="descending"' in first.content.decode()
+    assert "sort=-FirstName" in following(first)
+    assert {*ids(first)} == {*ids(browse())}
+
+
+def test_what_has_no_value_is_sorted_last(store):
+    store("1")
+    store("2", LastName="Doe")
+    for sort in ("LastName", "-LastName"):
+        assert ids(browse(sort=sort)) == ["2", "1"]
+
+
+def test_there_is_no_sorting_by_what_is_no_column(dynamodb):
+    assert browse(sort="Shoe").status_code == 400
+
+
+@pytest.mark.parametrize("text", ["doe", "OHN", "john doe", "doe jo", "Jôhn"])
+def test_text_is_found_in_the_names(store, text):
+    store("1", FirstName="John", LastName="Doe")
+    store("2", FirstName="Ana", Address="Doe, John")
+    response = browse(name=text)
+    assert ids(response) == ["1"]
+    assert "1 shown, 2 scanned: the whole table" in response.content.decode()
+
+
+def test_accents_of_a_name_need_not_be_typed(store):
+    store("1", LastName="Müller")
+    assert ids(browse(name="muller")) == ["1"]
+
+
+def test_a_search_tells_what_it_scanned_and_goes_on_from_there(five, monkeypatch):
+    monkeypatch.setattr(lookups.Profiles.search, "__defaults__", (None, 2))
+    response = browse(name="name 4")
+    found, steps = ids(response), 1
+    while path := following(response):
+        assert "2 scanned; " in response.content.decode()
         response = Client().get(path)
-        seen += [row[0] for row in rows(response)]
-        following = re.search(r'href="([^"]*)" rel="next"', response.content.decode())
-        path = "/profiles/" + html.unescape(following[1]) if following else ""
-    assert sorted(seen) == [f"patient {number}" for number in range(5)]
-    assert path == ""
+        found += ids(response)
+        steps += 1
+    assert (found, steps) == (["patient 4"], 3)
+    assert "1 scanned: the end of the table" in response.content.decode()
+
+
+def test_a_search_without_a_match_says_so(five):
+    content = browse(name="<nobody>").content.decode()
+    assert "No name has <strong>&lt;nobody&gt;</strong> in it." in content
+    assert "0 shown, 5 scanned: the whole table" in content
 
 
 def test_a_first_page_that_is_all_has_no_next(store):
@@ -168,7 +343,7 @@ def test_a_cursor_that_was_changed_is_a_400_page(store, monkeypatch):
     monkeypatch.setattr(pages, "PAGE_SIZE", 1)
     store("1")
     store("2")
-    cursor = browse().context["cursor"]
+    (cursor,) = parse_qs(urlsplit(following(browse())).query)["cursor"]
     assert browse(cursor=cursor).status_code == 200
     assert browse(cursor="x" + cursor).status_code == 400
 
@@ -181,6 +356,12 @@ def test_without_dynamodb_the_pages_say_so(settings):
         assert response.status_code == 503
         assert "make local-dev-stack" in response.content.decode()
     lookups.profiles.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["embedded", "local", "production"])
+def test_the_badge_tells_the_environment(dynamodb, settings, name):
+    settings.ENVIRONMENT = name
+    assert f'badge-{name}">{name}<' in browse().content.decode()
 
 
 def test_the_root_leads_to_the_profiles():

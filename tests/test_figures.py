@@ -1,0 +1,246 @@
+"""The figures: true, bounded, and honest where something is away."""
+
+from __future__ import annotations
+
+import time
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
+from django.test import Client
+
+from profiles import figures, topics
+from profiles.figures import FlowReader, Observer, PartitionFigures
+from profiles.logs import Log
+from profiles.topics import Group, KafkaUnavailable
+from tests.engines.process import wait_until
+from tests.fakes import TOPIC, Answer
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Readings follow each other at once."""
+    monkeypatch.setattr(figures, "EVERY_S", 0.01)
+
+
+def look(observer, patience_s=5):
+    return observer.look(time.monotonic() + patience_s)
+
+
+@pytest.fixture
+def observe(monkeypatch):
+    """Observers that end with the test."""
+    observers = []
+
+    def make(read):
+        observers.append(Observer("It", lambda: read))
+        return observers[-1]
+
+    yield make
+    for observer in observers:
+        observer._wanted_until = 0
+    wait_until(
+        lambda: all(observer._thread is None for observer in observers), 5, "it reads"
+    )
+
+
+def test_the_first_look_waits_for_the_first_reading(observe):
+    assert look(observe(lambda: 1)).value == 1
+
+
+def test_a_look_goes_on_without_a_reading_that_takes_too_long(observe):
+    release = Event()
+    observer = observe(release.wait)
+    seen = look(observer, patience_s=0.01)
+    assert (seen.value, seen.problem) == (None, "It has not answered yet")
+    release.set()
+
+
+def test_what_can_not_be_read_is_told_and_read_again(observe):
+    answers = [KafkaUnavailable("Kafka does not answer")]
+
+    def read():
+        if answers:
+            raise answers.pop()
+        return 2
+
+    observer = observe(read)
+    assert look(observer).problem == "Kafka does not answer"
+    wait_until(lambda: look(observer).value == 2, 5, "no reading")
+
+
+def test_whatever_goes_wrong_is_told_by_its_kind_only(observe):
+    def read():
+        raise ValueError("Secret-Value")
+
+    assert look(observe(read)).problem == "It can't be read (ValueError)"
+
+
+def test_reading_ends_when_nobody_looks_and_begins_again(observe, monkeypatch):
+    monkeypatch.setattr(figures, "IDLE_S", 0.05)
+    observer = observe(lambda: 1)
+    look(observer)
+    wait_until(lambda: observer._thread is None, 5, "it still reads")
+    assert look(observer).value == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "committed", "lag"),
+    [(0, 10, 4, 6), (0, 10, 10, 0), (0, 10, None, 10), (5, 10, None, 5), (5, 10, 2, 5)],
+    ids=["behind", "at the end", "nothing yet", "retained only", "truncated"],
+)
+def test_lag_is_what_the_group_has_still_to_settle(start, end, committed, lag):
+    assert PartitionFigures(0, start, end, committed, "").lag == lag
+
+
+class FakeAdmin:
+    """Describes one group."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def describe_consumer_groups(self, groups, request_timeout: float) -> Any:
+        return {groups[0]: Answer(self.answer)}
+
+
+def member(client, *partitions, topic=TOPIC.name):
+    places = [SimpleNamespace(topic=topic, partition=p) for p in partitions]
+    assignment = SimpleNamespace(topic_partitions=places)
+    return SimpleNamespace(client_id=client, host="/10.0.0.1", assignment=assignment)
+
+
+def described(answer):
+    admin: Any = FakeAdmin(answer)
+    return topics.describe_group(admin, "group", TOPIC.name)
+
+
+def test_owners_are_told_by_partition():
+    members = [member("a", 0, 1), member("b", 2), member("c", 3, topic="other")]
+    group = SimpleNamespace(state=ConsumerGroupState.STABLE, members=members)
+    assert described(group) == Group(
+        "STABLE", {0: "a at 10.0.0.1", 1: "a at 10.0.0.1", 2: "b at 10.0.0.1"}
+    )
+
+
+def test_a_stable_group_without_members_is_one_that_is_not_told():
+    group = SimpleNamespace(state=ConsumerGroupState.STABLE, members=[])
+    assert described(group).owners is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        SimpleNamespace(state=ConsumerGroupState.EMPTY, members=[]),
+        KafkaException(KafkaError(KafkaError.GROUP_ID_NOT_FOUND)),
+    ],
+    ids=["left", "never there"],
+)
+def test_a_group_without_consumers_owns_nothing(answer):
+    assert described(answer) == Group("EMPTY", {})
+
+
+def test_a_group_that_can_not_be_described_is_kafka_away():
+    with pytest.raises(KafkaUnavailable, match="_TRANSPORT"):
+        described(KafkaException(KafkaError(KafkaError._TRANSPORT)))
+
+
+@pytest.fixture
+def flow(monkeypatch):
+    """A flow reader over a log that a test describes, and its clock."""
+    state = SimpleNamespace(
+        spans={0: range(0, 10)}, committed={0: 4}, group=Group("STABLE", {0: "a"})
+    )
+    monkeypatch.setattr(topics, "configured", lambda admin: TOPIC)
+    monkeypatch.setattr(topics, "describe_group", lambda *_: state.group)
+    monkeypatch.setattr(Log, "spans", lambda log: state.spans)
+    monkeypatch.setattr(Log, "committed", lambda log, store: state.committed)
+    state.read = FlowReader(lambda: "table-1")
+    return state
+
+
+def test_the_flow_adds_its_partitions_up(flow):
+    flow.spans = {0: range(2, 10), 1: range(0, 3)}
+    flow.group = Group("STABLE", {0: "a"})
+    seen = flow.read()
+    assert (seen.retained, seen.lag, seen.consumers) == (11, 9, 1)
+    assert [row.owner for row in seen.partitions] == ["a", ""]
+    sample = seen.samples[-1]
+    assert (sample.accepted, sample.settled) == (13, 4)
+
+
+def test_samples_are_kept_for_some_minutes(flow, monkeypatch):
+    flow.read()
+    monkeypatch.setattr(figures, "KEPT_S", 0)
+    assert len(flow.read().samples) == 1
+
+
+def test_a_recreated_topic_begins_a_new_chart(flow, monkeypatch):
+    flow.read()
+    recreated = topics.Topic(TOPIC.name, "topic-2", 12)
+    monkeypatch.setattr(topics, "configured", lambda admin: recreated)
+    assert len(flow.read().samples) == 1
+
+
+def test_an_admin_client_that_hears_nothing_is_given_up(flow, monkeypatch):
+    def away(admin):
+        raise KafkaUnavailable("away")
+
+    flow.read()
+    first = flow.read._admin
+    monkeypatch.setattr(topics, "configured", away)
+    with pytest.raises(KafkaUnavailable):
+        flow.read()
+    monkeypatch.setattr(topics, "configured", lambda admin: TOPIC)
+    flow.read()
+    assert flow.read._admin is not first
+
+
+# The page
+
+
+@pytest.fixture
+def page(monkeypatch, observe):
+    """Shows the pipeline page with what the three readings give, or raise."""
+
+    def show(**given):
+        for name in ("flow", "letters", "table"):
+            answer = given.get(name, KafkaUnavailable(f"{name} is away"))
+
+            def read(answer=answer):
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+            observer = observe(read)
+            monkeypatch.setattr(figures, name, lambda observer=observer: observer)
+        response = Client().get("/pipeline/")
+        assert response.status_code == 200
+        return " ".join(response.content.decode().split())
+
+    return show
+
+
+def test_the_page_renders_and_says_so_when_all_is_away(page):
+    content = page()
+    for name in ("flow", "letters", "table"):
+        assert f"{name} is away" in content
+    assert content.count(">down<") == 2
+
+
+def test_the_page_shows_each_partition(page, flow):
+    flow.spans = {0: range(0, 1234)}
+    content = page(flow=flow.read())
+    row = content.partition('<tr data-key="0">')[2].partition("</tr>")[0]
+    assert [text for text in row.replace(">", "<").split("<") if text in SHOWN] == SHOWN
+
+
+SHOWN = ["0", "1234", "4", "1230", "a"]
+
+
+def test_the_page_says_where_owners_are_not_told(page, flow):
+    flow.group = Group("STABLE", None)
+    content = page(flow=flow.read())
+    assert "does not tell who owns" in content
+    assert "not told" in content
