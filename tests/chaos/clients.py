@@ -26,7 +26,7 @@ from tests.chaos.observed import Accepted, Place, Sample, take_sample
 FIELDS = ("FirstName", "LastName", "Phone", "Address")
 PATIENT_S = 8.0
 """Longer than the service takes for its answer."""
-IMPATIENT_S = 0.1
+IMPATIENT_S = 0.2
 
 
 class Poster(Thread):

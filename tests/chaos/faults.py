@@ -113,7 +113,7 @@ class Lane(Thread):
 class Webs(Lane):
     """Kill, suspend and restart the web processes."""
 
-    pauses_s = (4, 10)
+    pauses_s = (8, 16)
 
 
 class Engines(Lane):
@@ -143,7 +143,7 @@ class Tables(Engines):
 class Members(Lane):
     """The consumers; a zombie is one that is suspended with its writes on the way."""
 
-    pauses_s = (4, 10)
+    pauses_s = (8, 16)
 
     def __init__(
         self, deployment: Deployment, seed: str, chronicle: Chronicle, over: Event
