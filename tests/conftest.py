@@ -22,6 +22,13 @@ hypothesis_settings.register_profile("tests", deadline=None)
 hypothesis_settings.load_profile("tests")
 
 
+@pytest.fixture(autouse=True)
+def _no_connection_to_end(request, monkeypatch):
+    """A test without the database is not to meet the connection of one with it."""
+    if "db" not in request.fixturenames:
+        monkeypatch.setattr("profiles.access.close_old_connections", lambda: None)
+
+
 @pytest.fixture(scope="module")
 def moto():
     """A DynamoDB client on moto, kept for a module: making one takes a moment."""
