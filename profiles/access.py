@@ -86,6 +86,9 @@ class CannotJudge(APIException):
     wait = 1
 
 
+PROBES = ("/livez", "/readyz", "/metrics")
+
+
 class OpenModeGuard:
     """Middleware: open doors are for peers on this machine alone."""
 
@@ -93,7 +96,8 @@ class OpenModeGuard:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        request.get_host()
+        if request.path_info not in PROBES:  # asked by address, not by name
+            request.get_host()
         if settings.DEVELOPMENT and not _is_local(request):
             raise PermissionDenied(
                 "Development mode serves this machine only; name further networks in "

@@ -20,6 +20,7 @@ from confluent_kafka import (
     KafkaException,
     TopicCollection,
     TopicPartition,
+    Uuid,
 )
 from confluent_kafka.admin import AdminClient
 from django.conf import settings
@@ -68,7 +69,22 @@ def describe(admin: AdminClient, name: str) -> Topic:
         raise _unavailable(name, error.args[0]) from None
     except TimeoutError:
         raise KafkaUnavailable("Kafka did not answer in time") from None
-    return Topic(name, str(found.topic_id), len(found.partitions))
+    return Topic(name, _id(name, found.topic_id), len(found.partitions))
+
+
+def _id(name: str, told: Uuid | None) -> str:
+    """The topic's id as Kafka writes it (22 characters, URL-safe), or the epoch.
+
+    librdkafka writes `+` and `/`; a receipt is part of an address.
+    """
+    if told is not None and str(told).strip("A="):  # all zero: there is none
+        return str(told).translate(str.maketrans("+/", "-_"))
+    if settings.KAFKA_TOPIC_EPOCH:
+        return settings.KAFKA_TOPIC_EPOCH
+    raise WrongTopic(
+        f"the broker tells no id of topic {name}: set KAFKA_TOPIC_EPOCH to a word, and "
+        "to another one whenever the topic is made anew"
+    )
 
 
 def expect(topic: Topic, partitions: int) -> Topic:

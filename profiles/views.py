@@ -125,20 +125,23 @@ class PatientProfileDetailView(APIView):
         return item
 
 
-def ingest_lane(
+def lane(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
     """Middleware: a POST of updates goes straight to its view, past sessions, forms
-    and the database, of which it has none.
+    and the database, of which it has none; so do the probes, asked by address alone.
     """
     post = PatientProfileView.as_view()
+    probes = dict(zip(access.PROBES, (live, ready, figures), strict=True))
 
-    def lane(request: HttpRequest) -> HttpResponseBase:
+    def straight(request: HttpRequest) -> HttpResponseBase:
         if request.method == "POST" and request.path_info == "/patientprofile":
             return post(request)
+        if probe := probes.get(request.path_info):
+            return probe(request)
         return get_response(request)
 
-    return lane
+    return straight
 
 
 def live(request: HttpRequest) -> HttpResponse:

@@ -206,7 +206,8 @@ answers = {
     "detail": client.get("/profiles/1/", **secure),
     "plain": client.get("/profiles/"),
     "alive": client.get("/livez"),
-    "foreign": client.get("/livez", headers={"host": "evil.example"}),
+    "foreign": client.get("/profiles/", headers={"host": "evil.example"}),
+    "probe": client.get("/livez", headers={"host": "10.0.0.7"}),
 }
 json.dump({n: [r.status_code, dict(r.headers)] for n, r in answers.items()}, sys.stdout)
 """
@@ -243,3 +244,7 @@ def test_production_redirects_to_tls_but_for_the_probes(production):
 
 def test_production_serves_only_its_own_names(production):
     assert production["foreign"][0] == 400
+
+
+def test_a_probe_asks_by_address(production):
+    assert production["probe"][0] == 200

@@ -9,6 +9,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 
 from profiles import topics
 from profiles.topics import KafkaUnavailable, Topic, TopicMissing, Watch, WrongTopic
+from profiles.updates import Receipt
 from tests.fakes import TOPIC, FakeAdmin, FakeMessage, message
 
 
@@ -180,3 +181,23 @@ def test_a_partition_without_a_commit_is_looked_at_from_its_beginning():
     reader.unassign = lambda: starts.append(reader.starts)
     topics.all_read(reader, TOPIC.name, [0])
     assert starts == [{0: OFFSET_BEGINNING}]
+
+
+@pytest.mark.parametrize(
+    ("told", "written"),
+    [
+        ("AaIC7NhUfiCg+mEmggfRQg", "AaIC7NhUfiCg-mEmggfRQg"),
+        ("AaIC7NhUfiCg/mEmggfRQg", "AaIC7NhUfiCg_mEmggfRQg"),
+    ],
+)
+def test_a_topic_id_can_stand_in_an_address_and_in_a_receipt(told, written):
+    assert topics._id("t", told) == written
+    assert Receipt.parse(f"{written}.3.0").source.topic_id == written
+
+
+@pytest.mark.parametrize("told", [None, "A" * 22])
+def test_a_broker_without_topic_ids_needs_an_epoch(told, settings):
+    with pytest.raises(WrongTopic, match="set KAFKA_TOPIC_EPOCH"):
+        topics._id("t", told)
+    settings.KAFKA_TOPIC_EPOCH = "first"
+    assert topics._id("t", told) == "first"

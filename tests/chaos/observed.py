@@ -151,7 +151,8 @@ def _read_topic(bootstrap_servers: str, topic: str) -> tuple[str, list[Message]]
         [TopicPartition(topic, each, OFFSET_BEGINNING) for each in partitions]
     )
     try:
-        return str(described.topic_id), list(_to_the_end(reader, partitions))
+        topic_id = str(described.topic_id).translate(str.maketrans("+/", "-_"))
+        return topic_id, list(_to_the_end(reader, partitions))
     finally:
         reader.close()
 

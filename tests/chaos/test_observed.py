@@ -30,7 +30,7 @@ def create_topic(cluster: KafkaCluster, name: str) -> str:
     admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers})
     admin.create_topics([NewTopic(name, 3)])[name].result(15)
     described = admin.describe_topics(TopicCollection([name]))[name].result(15)
-    return str(described.topic_id)
+    return str(described.topic_id).translate(str.maketrans("+/", "-_"))
 
 
 def test_the_log_is_read_from_its_beginning_to_its_end(cluster):
