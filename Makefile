@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 export DJANGO_DEBUG ?= 1
+MAKEFLAGS += --jobs=2
 .DEFAULT_GOAL := help
 
 # --- Environments ---------------------------------------------------------------------
@@ -13,6 +14,8 @@ made_of = $(shell { $(BASE) -VV; pwd; cat $(1); } 2>&1 | cksum | cut -d ' ' -f 1
 RUN := .venv/run-$(call made_of,requirements.txt constraints.txt)
 DEV := .venv/dev-$(call made_of,requirements.txt requirements-dev.txt constraints.txt)
 ENGINES := .venv-engines/run-$(call made_of,requirements-engines.txt constraints-engines.txt)
+PEERS := $(wildcard benchmarks/peers/*.txt)
+BENCH := .venv-bench/run-$(call made_of,$(PEERS))
 
 define check_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -39,6 +42,16 @@ $(ENGINES):
 	@echo "Making .venv-engines ..."
 	@rm -rf .venv-engines && $(BASE) -m venv .venv-engines
 	@.venv-engines/bin/pip install --quiet -r requirements-engines.txt -c constraints-engines.txt
+	@touch $@
+
+$(BENCH): $(DEV)
+	@echo "Making .venv-bench, an environment for each peer ..."
+	@rm -rf .venv-bench
+	@for peer in $(basename $(notdir $(PEERS))); do \
+		.venv/bin/uv venv --quiet --python $(BASE) .venv-bench/$$peer && \
+		.venv/bin/uv pip install --quiet --python .venv-bench/$$peer/bin/python \
+			-r benchmarks/peers/$$peer.txt || exit 1; \
+	done
 	@touch $@
 
 # --- Running --------------------------------------------------------------------------
@@ -72,11 +85,11 @@ clean: ## remove all state: tables, logs, the site's database
 	@rm -rf var
 
 distclean: clean ## remove the environments too
-	@rm -rf .venv .venv-engines
+	@rm -rf .venv .venv-engines .venv-bench
 
 # --- Checking -------------------------------------------------------------------------
 
-.PHONY: test test-real chaos check check-compose fix
+.PHONY: test test-real chaos bench check check-compose fix
 test: $(DEV) $(ENGINES) ## every test that needs no JVM, Docker or browser
 	@$(AT_HOME) .venv/bin/pytest
 	@echo "Not run: the tests against Apache Kafka and DynamoDB Local (Java 17): make test-real"
@@ -86,6 +99,9 @@ test-real: $(DEV) ## the tests against Apache Kafka and DynamoDB Local, on Java 
 
 chaos: $(DEV) ## the fault run with its judge (CHAOS_SECONDS=300, CHAOS_SEED), on Java 17
 	@exec $(AT_HOME) .venv/bin/python -m tests.chaos.run
+
+bench: $(DEV) $(ENGINES) $(BENCH) ## the benchmark with its peers (BENCH_SECONDS, BENCH_ALL=1), on Java 17
+	@exec $(AT_HOME) .venv/bin/python -m benchmarks.run
 
 check: $(DEV) check-compose ## format, lint, types, house, settings, migrations
 	.venv/bin/ruff format --check

@@ -107,9 +107,9 @@ def fold(engines: Stack) -> dict[str, dict[str, Any]]:
         for message in reader.consume(1000, 1):
             if (error := message.error()) is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
-                    ends[message.partition()] = message.offset()
+                    ends[message.partition() or 0] = message.offset() or 0
                 continue
-            body = json.loads(message.value())
+            body = json.loads(message.value() or b"")
             item = items.setdefault(body["PatientId"], {})
             item |= {name: {"S": value} for name, value in body.items()}
             moment = EPOCH + timedelta(milliseconds=message.timestamp()[1])

@@ -1,0 +1,114 @@
+"""The apply scenes: a backlog on the topic, consumed into the table.
+
+In: a Bench. Out: measures in its book. How far a contender is, its group's committed
+offsets tell: the same measure for all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from benchmarks import engines, workload
+from benchmarks.bench import Bench
+from benchmarks.book import Measure
+from benchmarks.contenders import Contender, Site, our_consumer, peer_consumer, raw
+from tests.engines.process import wait_until
+
+OURS = "project"
+NAIVE, AIO = "(c) naive consumer", "(d) aiokafka, aiobotocore"
+PARTIQL, TRANSACT = "(f) raw PartiQL, 25", "(f) raw transactions, 100"
+PATIENTS = 20_000
+TIMES_ROUND = 5
+NEW_PATIENTS = 100_000
+FIRST_BATCH_S = 60
+
+Make = Callable[[Site], Contender]
+CONSUMERS: dict[str, Make] = {
+    OURS: our_consumer,
+    NAIVE: lambda site: peer_consumer("naive_consumer", site),
+    AIO: lambda site: peer_consumer("aio_consumer", site),
+}
+
+
+def measure(site: Site, make: Make, seconds: float, members: int = 1) -> Measure:
+    """Run consumers of the site's group for a while.
+
+    The window opens at the first commit and closes at one: neither the start nor a
+    half-done batch is in it.
+    """
+    consumers = [make(site) for _ in range(members)]
+    with engines.progress(site) as progress:
+        before = progress()
+        try:
+            for consumer in consumers:
+                consumer.start()
+            opened, at_open, cpu_open = _next_commit(progress, before, consumers)
+            time.sleep(max(0.1, opened + seconds - time.monotonic()))
+            closed, at_close, cpu_close = _next_commit(progress, progress(), consumers)
+        finally:
+            for consumer in consumers:
+                consumer.terminate()
+            for consumer in consumers:
+                consumer.stop()
+    return Measure(at_close - at_open, closed - opened, cpu_close - cpu_open)
+
+
+def _next_commit(
+    progress: Callable[[], int], known: int, consumers: list[Contender]
+) -> tuple[float, int, float]:
+    """The moment, the count and the CPU so far when more than what is known is done."""
+    wait_until(lambda: progress() > known, FIRST_BATCH_S, "no record was consumed")
+    cpu = sum(consumer.cpu_s() for consumer in consumers)
+    return time.monotonic(), progress(), cpu
+
+
+def scenes(bench: Bench) -> None:
+    """Items that exist, and new ones."""
+    existing = _existing(bench)
+    new = _new(bench)
+    lines = bench.directory / "patients.ndjson"
+    lines.write_bytes(b"\n".join(workload.updates(PATIENTS)))
+    for _ in range(bench.rounds):
+        for name, make in CONSUMERS.items():
+            done = measure(existing[name], make, bench.seconds)
+            bench.note("apply existing", name, done)
+        for name, form in ((PARTIQL, "partiql"), (TRANSACT, "transact")):
+            site = existing[OURS].having(CALLS="4")
+            found = raw("raw_writes", site, form, str(lines), str(bench.seconds))
+            bench.note_raw("apply existing", name, found)
+        for name, make in CONSUMERS.items():
+            bench.note("apply new", name, measure(new[name], make, bench.seconds))
+    start_up(bench)
+
+
+def start_up(bench: Bench) -> None:
+    """The CPU that a consumer takes until it has its partitions."""
+    consumer = our_consumer(bench.provision("start"))
+    with consumer:
+        said = consumer.log.read_bytes
+        wait_until(lambda: b"assigned" in said(), FIRST_BATCH_S, "nothing was assigned")
+        bench.book.notes["consume_profiles until assigned, s of CPU"] = consumer.cpu_s()
+
+
+def _existing(bench: Bench) -> dict[str, Site]:
+    """One table of patients, and a backlog that goes round them again and again.
+
+    They are so many that a batch holds none twice: nothing is coalesced.
+    """
+    site = bench.provision("existing")
+    engines.fill_table(site, PATIENTS)
+    patients = list(workload.updates(PATIENTS))
+    engines.fill_topic(site, patients * TIMES_ROUND)
+    return {name: site.having(KAFKA_GROUP_ID=name) for name in CONSUMERS}
+
+
+def _new(bench: Bench) -> dict[str, Site]:
+    """A backlog that names every patient once, and an empty table for each."""
+    site = bench.provision("new")
+    engines.fill_topic(site, workload.updates(NEW_PATIENTS))
+    sites = {}
+    for number, name in enumerate(CONSUMERS):
+        sites[name] = site.having(KAFKA_GROUP_ID=name, DYNAMODB_TABLE=f"new-{number}")
+        sites[name].manage("provision")
+    return sites

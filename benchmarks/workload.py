@@ -1,0 +1,27 @@
+"""The workload: updates as clients post them, the same for every contender."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+SEXES = ("Female", "Male", "Other", "Unknown")
+
+
+def updates(count: int, first: int = 0) -> Iterator[bytes]:
+    """Updates of as many patients, as compact JSON."""
+    for number in range(first, first + count):
+        yield json.dumps(update(number), separators=(",", ":")).encode()
+
+
+def update(number: int) -> dict[str, str]:
+    """One update of seven fields, about 180 bytes."""
+    return {
+        "PatientId": f"patient-{number:08d}",
+        "FirstName": f"First{number % 1000}",
+        "LastName": f"Last{number % 5000}",
+        "DateOfBirth": f"{1930 + number % 90}-{1 + number % 12:02d}-{1 + number % 28:02d}",
+        "Sex": SEXES[number % 4],
+        "IsPregnant": "False",
+        "Email": f"patient{number}@example.org",
+    }
