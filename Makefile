@@ -3,6 +3,7 @@
 PYTHON ?= python3
 export DJANGO_DEBUG ?= 1
 MAKEFLAGS += --jobs=2
+MAKEFLAGS += --jobs=2
 .DEFAULT_GOAL := help
 
 # --- Environments ---------------------------------------------------------------------
@@ -10,7 +11,7 @@ MAKEFLAGS += --jobs=2
 # interpreter, the folder and the pins. Half made, moved or outdated is made anew.
 
 BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
-made_of = $(shell { $(BASE) -VV; pwd; cat $(1); } 2>&1 | cksum | cut -d ' ' -f 1)
+made_of = $(shell { $(BASE) -VV; pwd; cat $(1) </dev/null; } 2>&1 | cksum | cut -d ' ' -f 1)
 RUN := .venv/run-$(call made_of,requirements.txt constraints.txt)
 DEV := .venv/dev-$(call made_of,requirements.txt requirements-dev.txt constraints.txt)
 ENGINES := .venv-engines/run-$(call made_of,requirements-engines.txt constraints-engines.txt)
