@@ -6,7 +6,9 @@ import os
 
 # Before Django reads it: a shell that points at production must not meet a test.
 for name in [*os.environ]:
-    if name.startswith(("AWS_", "DJANGO_", "DYNAMODB_", "JWT_", "KAFKA_", "PORT", "WEB_")):
+    if name.startswith(
+        ("AWS_", "DJANGO_", "DYNAMODB_", "JWT_", "KAFKA_", "PORT", "WEB_")
+    ):
         del os.environ[name]
 os.environ["DJANGO_DEBUG"] = "1"
 os.environ["DJANGO_SETTINGS_MODULE"] = "patientsite.settings"
