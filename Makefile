@@ -3,7 +3,6 @@
 PYTHON ?= python3
 export DJANGO_DEBUG ?= 1
 MAKEFLAGS += --jobs=2
-MAKEFLAGS += --jobs=2
 .DEFAULT_GOAL := help
 
 # --- Environments ---------------------------------------------------------------------
@@ -116,7 +115,7 @@ check: $(DEV) check-compose ## format, lint, types, house, settings, migrations
 	.venv/bin/python manage.py check --deploy --fail-level WARNING
 
 check-compose: $(DEV)
-	.venv/bin/python tests/check_compose.py
+	.venv/bin/python -m pytest -q -rs tests/check_compose.py tests/test_dockerfile.py
 
 fix: $(DEV) ## format, and mend what the linter can
 	.venv/bin/ruff format
