@@ -32,7 +32,7 @@ def docker_compose_is_there() -> bool:
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 (every command is written in this file)
+    return subprocess.run(
         command,
         cwd=ROOT / "tests" / "compose",
         env={k: v for k, v in os.environ.items() if not k.startswith("COMPOSE_")},
