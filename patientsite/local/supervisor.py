@@ -19,7 +19,7 @@ from patientsite.local.process import Command, Process, Say
 FIRST_DELAY_S, LAST_DELAY_S = 1.0, 30.0
 SETTLED_S = 60.0
 SAME_SIGNAL_S = 1.0
-START_S = 30.0
+START_S = 60.0
 TICK_S = 0.1
 
 
