@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -68,6 +69,13 @@ def topic_epoch(text: str) -> str:
     """Cast: what stands in for a topic id; it is part of receipts and attribute names."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", text, re.ASCII):
         raise ValueError("give up to 64 letters, digits, - and _")
+    return text
+
+
+def msk_region(text: str) -> str:
+    """Cast: an AWS region; signing in there takes the extra `msk`."""
+    if text and find_spec("aws_msk_iam_sasl_signer") is None:
+        raise ValueError("install aws-msk-iam-sasl-signer-python, the extra msk")
     return text
 
 
@@ -157,6 +165,7 @@ KAFKA_TOPIC_EPOCH = env("KAFKA_TOPIC_EPOCH", "", topic_epoch)
 KAFKA_PARTITIONS = env("KAFKA_PARTITIONS", "12", positive)
 KAFKA_RETENTION_MS = env("KAFKA_RETENTION_MS", "-1", int)
 KAFKA_CONFIG = env("KAFKA_CONFIG", "{}", properties)
+KAFKA_MSK_IAM_REGION = env("KAFKA_MSK_IAM_REGION", "", msk_region)
 KAFKA_GROUP_PROTOCOL = env(
     "KAFKA_GROUP_PROTOCOL", "classic", one_of("classic", "consumer")
 )

@@ -140,4 +140,23 @@ def _kafka(other_clients: tuple[str, ...]) -> dict[str, Any]:
         for name, value in settings.KAFKA_CONFIG.items()
         if not name.startswith(other_clients)
     }
-    return {"bootstrap.servers": settings.KAFKA_BOOTSTRAP_SERVERS, **further}
+    servers = {"bootstrap.servers": settings.KAFKA_BOOTSTRAP_SERVERS}
+    return {**servers, **_msk_iam(), **further}
+
+
+def _msk_iam() -> dict[str, Any]:
+    """Where Amazon MSK knows clients by their AWS role: a token signed by it."""
+    if not (region := settings.KAFKA_MSK_IAM_REGION):
+        return {}
+    from aws_msk_iam_sasl_signer import MSKAuthTokenProvider  # the extra `msk`
+
+    def token(_: str | None) -> tuple[str, float]:
+        try:
+            signed, expires_ms = MSKAuthTokenProvider.generate_auth_token(region)
+        except Exception as error:  # librdkafka tells only that there is no token
+            kafka_log.error("no token can be signed: %s", type(error).__name__)
+            raise
+        return signed, expires_ms / 1000
+
+    mechanism = {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}
+    return {**mechanism, "oauth_cb": token}

@@ -101,6 +101,15 @@ def test_a_fresh_checkout_runs_with_no_variable_set(load):
     assert loaded["PORT"] == 3000
 
 
+def test_msk_without_its_extra_stops_the_start_and_says_what_to_install():
+    program = (
+        "import sys; sys.modules['aws_msk_iam_sasl_signer'] = None; "
+        "import patientsite.settings"
+    )
+    ended = python(program, DJANGO_DEBUG="1", KAFKA_MSK_IAM_REGION="eu-central-1")
+    assert "KAFKA_MSK_IAM_REGION is not valid: install aws-msk-iam" in ended.stderr
+
+
 def test_the_group_belongs_to_the_table(load):
     assert load(DYNAMODB_TABLE="restored")["KAFKA_GROUP_ID"] == "profiles-restored"
 

@@ -1,0 +1,119 @@
+"""Connections: what is configured reaches the clients, each of which takes its own."""
+
+from __future__ import annotations
+
+import base64
+import time
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from profiles import connections
+
+REGION = "eu-central-1"
+KINDS = {
+    "producer": connections.producer,
+    "dead-letter producer": connections.dead_letter_producer,
+    "consumer": lambda: connections.consumer(lambda error, places: None),
+    "group reader": connections.group_reader,
+    "admin": connections.admin,
+}
+kinds = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
+
+
+@pytest.fixture(autouse=True)
+def nobody_listens(settings):
+    """On port 1, and no other process is given it at random."""
+    settings.KAFKA_BOOTSTRAP_SERVERS = "127.0.0.1:1"
+
+
+@pytest.fixture
+def msk(settings, monkeypatch):
+    """MSK is to know us by a key of AWS; gives what signs the tokens."""
+    name = "aws_msk_iam_sasl_signer.MSKAuthTokenProvider"
+    signer = pytest.importorskip(name, reason="the extra `msk` is not installed")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
+    settings.KAFKA_MSK_IAM_REGION = REGION
+    return signer
+
+
+@kinds
+def test_every_client_has_its_token_for_msk_without_being_polled(
+    make, msk, monkeypatch
+):
+    signed = []
+    sign = msk.generate_auth_token
+
+    def signing(region):
+        signed.append(sign(region))
+        return signed[-1]
+
+    monkeypatch.setattr(msk, "generate_auth_token", signing)
+    assert make() is not None  # librdkafka waits in there for the token
+    [(token, _)] = signed
+    address = urlsplit(base64.urlsafe_b64decode(token + "===").decode())
+    asked = parse_qs(address.query)
+    assert address.hostname == f"kafka.{REGION}.amazonaws.com"
+    assert asked["Action"] == ["kafka-cluster:Connect"]
+    assert asked["X-Amz-Credential"][0].startswith("AKIAEXAMPLE/")
+
+
+def test_the_token_s_end_is_told_in_seconds(msk):
+    _, expires_at = connections._kafka(())["oauth_cb"](None)
+    assert 0 < expires_at - time.time() <= 900
+
+
+def test_msk_is_spoken_to_by_tls_alone(msk):
+    configured = connections._kafka(())
+    assert configured["security.protocol"] == "SASL_SSL"
+    assert configured["sasl.mechanism"] == "OAUTHBEARER"
+
+
+def test_a_token_that_can_t_be_signed_is_told_of_without_the_reason(
+    msk, monkeypatch, caplog
+):
+    def refusing(region):
+        raise ValueError("the key AKIAEXAMPLE")
+
+    monkeypatch.setattr(msk, "generate_auth_token", refusing)
+    with pytest.raises(ValueError, match="the key"):
+        connections._kafka(())["oauth_cb"](None)
+    assert "no token can be signed: ValueError" in caplog.text
+    assert "AKIAEXAMPLE" not in caplog.text
+
+
+def test_elsewhere_no_token_is_asked_for(settings):
+    settings.KAFKA_MSK_IAM_REGION = ""
+    assert "oauth_cb" not in connections._kafka(())
+
+
+@kinds
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"security.protocol": "SSL", "ssl.endpoint.identification.algorithm": "https"},
+        {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "SCRAM-SHA-512",
+            "sasl.username": "web",
+            "sasl.password": "secret",
+        },
+        {
+            "linger.ms": 5,
+            "compression.type": "zstd",
+            "session.timeout.ms": 60000,
+            "group.instance.id": "consumer-0",
+        },
+    ],
+    ids=["TLS", "SCRAM", "of one kind only"],
+)
+def test_every_client_takes_what_kafka_config_may_hold(make, properties, settings):
+    settings.KAFKA_CONFIG = properties
+    assert make() is not None
+
+
+def test_kip_848_takes_no_session_timeout_of_ours(settings):
+    settings.KAFKA_GROUP_PROTOCOL = "consumer"
+    settings.KAFKA_CONFIG = {"session.timeout.ms": 60000, "heartbeat.interval.ms": 100}
+    assert connections.consumer(lambda error, places: None) is not None
