@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -232,9 +232,12 @@ def _is_local(request: HttpRequest) -> bool:
     )
 
 
+_address = lru_cache(ipaddress.ip_address)
+
+
 def _is_open_to(peer: str) -> bool:
     try:
-        address = ipaddress.ip_address(peer)
+        address = _address(peer)
     except ValueError:
         return False
     return any(address in network for network in settings.OPEN_PEERS)

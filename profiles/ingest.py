@@ -130,9 +130,10 @@ def _partly_refused(updates: list[Update], verdicts: list[Verdict]) -> HttpRespo
 
 
 def _json(body: object, **headers: str) -> HttpResponse:
+    content = orjson.dumps(body)
     return HttpResponse(
-        orjson.dumps(body),
+        content,
         status=HTTPStatus.ACCEPTED,
         content_type=bodies.JSON,
-        headers=headers,
+        headers={**headers, "Content-Length": str(len(content))},
     )

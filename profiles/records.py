@@ -12,6 +12,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import NoneType
 
 import orjson
 
@@ -94,9 +95,36 @@ def load_json(body: bytes) -> object:
     Raises NotStrictJSON, whose text gives a position but quotes nothing.
     """
     try:
-        value = json.loads(
-            body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return _load_strictly(body)
+    # A key that came twice was read once: its quotes are left over, as are those of
+    # whatever else is not plain.
+    return value if body.count(b'"') == _quotes(value) else _load_strictly(body)
+
+
+def _quotes(value: object) -> int:
+    """How many quotes plain objects take, one or an array; -1 for anything else."""
+    quotes = 0
+    for member in value if type(value) is list else (value,):
+        if type(member) is not dict:
+            return -1
+        quotes += 2 * len(member)
+        for text in member.values():
+            if type(text) is str:
+                quotes += 2
+            elif type(text) not in _QUOTELESS:
+                return -1
+    return quotes
+
+
+_QUOTELESS = (NoneType, bool)
+"""Not numbers: orjson makes a float of a long integer."""
+
+
+def _load_strictly(body: bytes) -> object:
+    try:
+        value = _STRICT.decode(body.decode())
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
@@ -160,3 +188,6 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> object:
     raise NotStrictJSON(f"{name} is no JSON number")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)

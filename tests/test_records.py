@@ -58,6 +58,42 @@ def test_any_bytes_are_json_or_refused(body):
     json.dumps(value, ensure_ascii=False).encode()
 
 
+MEMBERS = st.lists(
+    st.tuples(
+        st.text('ab"\\é', max_size=2),
+        st.text('a"\\é{}[]', max_size=3)
+        | st.booleans()
+        | st.none()
+        | st.integers(-(10**25), 10**25)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.lists(st.integers(0, 9), max_size=2),
+    ),
+    max_size=4,
+)
+
+
+@given(st.lists(MEMBERS, min_size=1, max_size=3), st.booleans(), st.booleans())
+def test_json_is_read_as_python_reads_it_unless_a_key_comes_twice(
+    objects, as_array, escaped
+):
+    objects = objects if as_array else objects[:1]
+    texts = [_object(members, escaped) for members in objects]
+    body = (f"[{','.join(texts)}]" if as_array else texts[0]).encode()
+    if all(len(dict(members)) == len(members) for members in objects):
+        assert repr(records.load_json(body)) == repr(json.loads(body))
+    else:
+        with pytest.raises(NotStrictJSON):
+            records.load_json(body)
+
+
+def _object(members, escaped):
+    pairs = (
+        f"{json.dumps(name, ensure_ascii=escaped)}:{json.dumps(value, ensure_ascii=escaped)}"
+        for name, value in members
+    )
+    return f"{{{','.join(pairs)}}}"
+
+
 def test_a_surrogate_pair_is_a_character():
     assert records.load_json(rb'"\ud83d\ude00"') == "\N{GRINNING FACE}"
 
