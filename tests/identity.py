@@ -59,7 +59,7 @@ def local_token(**changes: Any) -> str:
 
 def unsigned(**changes: Any) -> str:
     """A token that says `alg: none`."""
-    return jwt.encode(claims(**changes), None, "none", headers={"kid": "first"})
+    return jwt.encode(claims(**changes), "", "none", headers={"kid": "first"})
 
 
 def tampered(good: str, **changes: Any) -> str:

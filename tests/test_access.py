@@ -179,7 +179,7 @@ def test_who_may_not_read_is_shown_no_profile_for_waiting(
     monkeypatch.setattr(ingest, "publisher", FakePublisher)
     item = {"PatientId": {"S": "1"}, "_fence:topic-1:3": {"N": "41"}}
     monkeypatch.setattr(lookups.Profiles, "await_receipt", lambda *_: item)
-    monkeypatch.setattr(lookups.connections, "dynamodb", lambda: None)
+    monkeypatch.setattr("profiles.connections.dynamodb", lambda: None)
     lookups.profiles.cache_clear()
     headers = {**bearer(identity.local_token(scope=scope)), "prefer": "wait=1"}
     body = '{"PatientId": "1"}'

@@ -197,7 +197,7 @@ def test_people(production, dynamodb, allowed, kind, method, path):
     judge(OTHERS[allowed], f"{method} {path}", status, expected[kind])
 
 
-FROM = {
+FROM: dict[str, dict[str, Any]] = {
     "open mode, this machine": {},
     "open mode, from outside": {"REMOTE_ADDR": "10.0.0.5"},
     "open mode, by a proxy": {"headers": {"x-forwarded-for": "10.0.0.5"}},

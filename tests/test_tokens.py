@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from io import StringIO
+from typing import Any
 
 import jwt
 import pytest
@@ -65,7 +66,7 @@ def test_without_a_scope_it_may_nothing(verifier):
     assert verifier.verify(identity.token(scope=None)).scopes == frozenset()
 
 
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "expired": {"exp": int(time.time()) - 60},
     "not valid yet": {"nbf": int(time.time()) + 600},
     "of another audience": {"aud": "https://other.example/"},
