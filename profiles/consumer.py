@@ -422,6 +422,8 @@ class ProfileConsumer:
         kafka.incremental_assign(starts)
         if self._waiting:
             kafka.pause(starts)
+        else:
+            kafka.resume(starts)  # it was ours before, and paused when we lost it
         self._owned |= {start.partition for start in starts}
         log.info("assigned: %s", {start.partition: start.offset for start in starts})
 

@@ -313,6 +313,14 @@ def test_a_pause_that_outlived_a_revocation_is_lifted(world):
     assert w.kafka.paused == set()
 
 
+def test_a_partition_that_was_lost_while_paused_is_read_when_it_comes_back(world):
+    w = world([message(0)], lambda: w.kafka.revoke(0))
+    w.table.troubles = [throttled()]
+    w.turn()
+    w.kafka.assign(0)
+    assert w.kafka.paused == set()
+
+
 def test_a_revoked_partition_is_dropped_from_batch_backlog_and_commit(world):
     def revoke():
         w.kafka.revoke(3)
