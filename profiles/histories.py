@@ -35,6 +35,9 @@ class Finding(StrEnum):
 DAMAGE = frozenset({Finding.LOST, Finding.STALE, Finding.DIVERGED, Finding.UNKNOWN})
 
 
+_NOTHING: frozenset[Finding] = frozenset()
+
+
 class Shape:
     """The attributes that an item may show, one bit each, and its topic's id."""
 
@@ -117,7 +120,7 @@ class History:
         self._digest = None if item is None else shape.digest(item)
         self._odd = item is not None and not shape.explains(item)
         self._folds = tuple(folds)
-        self._noted: frozenset[Finding] = frozenset()
+        self._noted = _NOTHING
         self._unfenced = item is not None and (not fences or None in fences)
         self._whole = len(folds) == len(fences)
 
