@@ -193,3 +193,18 @@ def murmur2_partitions(keys: Iterable[bytes], partitions: int) -> list[int]:
         check=True,
     )
     return [int(line) for line in done.stdout.split()]
+
+
+def java_produced(
+    bootstrap_servers: str, topic: str, records: Iterable[tuple[bytes, bytes]]
+) -> list[int]:
+    """Have Kafka's own Java producer put keys and values there; returns partitions."""
+    program = Path(__file__).with_name("JavaProducer.java")
+    done = subprocess.run(
+        [*jvm("kafka"), str(program), bootstrap_servers, topic],
+        input="".join(f"{key.hex()} {value.hex()}\n" for key, value in records),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(line) for line in done.stdout.split()]
