@@ -45,7 +45,7 @@ def test_an_unknown_page_is_html():
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "a b", ""])
 def test_a_foreign_host_is_a_problem(host):
-    assert kind(answer(headers={"host": host})) == (400, PROBLEM)
+    assert kind(answer("/patientprofile", headers={"host": host})) == (400, PROBLEM)
 
 
 def test_a_foreign_host_at_a_page_is_html():
