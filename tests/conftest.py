@@ -7,7 +7,7 @@ import os
 # Before Django reads it: a shell that points at production must not meet a test.
 for name in [*os.environ]:
     if name.startswith(
-        ("AWS_", "DJANGO_", "DYNAMODB_", "JWT_", "KAFKA_", "PORT", "WEB_")
+        ("AWS_", "DJANGO_", "DYNAMODB_", "JWT_", "KAFKA_", "PORT", "THROTTLE_", "WEB_")
     ):
         del os.environ[name]
 os.environ["DJANGO_DEBUG"] = "1"
