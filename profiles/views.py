@@ -41,6 +41,7 @@ from profiles.updates import Receipt, Source, Update
 MOST_WAIT_S = 30
 MOST_ON_A_PAGE = 500
 
+_PRIVATE = {"Cache-Control": "private, no-cache"}
 _CURSOR_SALT = "profiles.views.cursor"
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])", re.ASCII | re.IGNORECASE)
 
@@ -94,7 +95,7 @@ class PatientProfileView(APIView):
         )
         found = [items.profile(item) for item in page.items]
         trail.note(request, "list", [profile[items.KEY] for profile in found])
-        return Response({"Profiles": found, "Cursor": following})
+        return Response({"Profiles": found, "Cursor": following}, headers=_PRIVATE)
 
 
 class PatientProfileDetailView(APIView):
@@ -111,7 +112,7 @@ class PatientProfileDetailView(APIView):
         etag = items.etag(item)
         if etag in parse_etags(request.META.get("HTTP_IF_NONE_MATCH", "")):
             return Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag})
-        return Response(items.profile(item), headers={"ETag": etag})
+        return Response(items.profile(item), headers={**_PRIVATE, "ETag": etag})
 
     def _item(self, request: Request, patient_id: str) -> items.Item | None:
         if "receipt" not in request.query_params:
@@ -180,6 +181,7 @@ def _applied(
         if item is not None:
             trail.note(request, "view", [update.patient_id])
             headers = {
+                **_PRIVATE,
                 "Preference-Applied": f"wait={seconds}",
                 "ETag": items.etag(item),
                 "Content-Location": ingest.location(update.patient_id),

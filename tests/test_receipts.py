@@ -91,6 +91,7 @@ def test_waiting_answers_with_the_profile_that_includes_the_update(table):
     assert (answer.status_code, answer.json()["FirstName"]) == (200, "new")
     assert answer["Preference-Applied"] == "wait=5"
     assert answer["ETag"] == items.etag(item(41))
+    assert "private" in answer["Cache-Control"]
     assert client.looks == 3
 
 
@@ -157,6 +158,7 @@ def test_a_profile_is_shown_once_it_includes_the_receipt(table):
     table(item(40), item(41, FirstName="new"))
     answer = get(wait="5")
     assert (answer.status_code, answer.json()["FirstName"]) == (200, "new")
+    assert "private" in answer["Cache-Control"]
 
 
 def test_a_receipt_that_is_not_yet_applied_is_504(table):
