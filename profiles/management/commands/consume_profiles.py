@@ -34,6 +34,7 @@ class Command(BaseCommand):
     """Merges the updates into the table until SIGTERM or Ctrl-C."""
 
     help = "Consume the topic and merge the updates into the table."
+    requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
