@@ -15,7 +15,7 @@ RUN := .venv/run-$(call made_of,requirements.txt constraints.txt)
 DEV := .venv/dev-$(call made_of,requirements.txt requirements-dev.txt constraints.txt)
 ENGINES := .venv-engines/run-$(call made_of,requirements-engines.txt constraints-engines.txt)
 PEERS := $(wildcard benchmarks/peers/*.txt)
-BENCH := .venv-bench/run-$(call made_of,$(PEERS))
+BENCH := .venv-bench/run-$(call made_of,requirements.txt constraints.txt $(PEERS))
 
 define check_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -45,12 +45,13 @@ $(ENGINES):
 	@touch $@
 
 $(BENCH): $(DEV)
-	@echo "Making .venv-bench, an environment for each peer ..."
+	@echo "Making .venv-bench, an environment for the project and for each peer ..."
 	@rm -rf .venv-bench
-	@for peer in $(basename $(notdir $(PEERS))); do \
-		.venv/bin/uv venv --quiet --python $(BASE) .venv-bench/$$peer && \
-		.venv/bin/uv pip install --quiet --python .venv-bench/$$peer/bin/python \
-			-r benchmarks/peers/$$peer.txt || exit 1; \
+	@for pins in requirements.txt $(PEERS); do \
+		home=.venv-bench/$$(basename $$pins .txt) && \
+		.venv/bin/uv venv --quiet --python $(BASE) $$home && \
+		.venv/bin/uv pip install --quiet --compile-bytecode --python $$home/bin/python -r $$pins \
+			$$(case $$pins in requirements.txt) echo -c constraints.txt;; esac) || exit 1; \
 	done
 	@touch $@
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from tests.engines.process import Engine, free_port
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "peers"
 ENVIRONMENTS = ROOT / ".venv-bench"
-MANAGE = [sys.executable, str(ROOT / "manage.py")]
+MANAGE = [str(ENVIRONMENTS / "requirements/bin/python"), str(ROOT / "manage.py")]
 TICKS = os.sysconf("SC_CLK_TCK")
 THREADS = 16
 
