@@ -36,6 +36,7 @@ DEAF = STAND_IN.replace("'echo {name} >> ended; exit 0'", "''") + "wait\n" * 9
 RUN = """
 import os, sys
 from pathlib import Path
+from patientsite.local import supervisor
 from patientsite.local.process import Command
 from patientsite.local.supervisor import Interrupted, RunFailed, Supervisor
 
@@ -46,20 +47,27 @@ def say(line):
     with open("said", "a") as said:
         said.write(line + "\\n")
 
-with Supervisor(say) as supervisor:
-    try:
-        supervisor.start_engine(stand_in("engine", Path("engine.log").absolute()))
-        supervisor.start_service(stand_in("web"))
-        supervisor.start_service(stand_in("consumer"))
-        supervisor.watch()
-    except Interrupted:
-        say("interrupted")
-    except RunFailed as error:
-        sys.exit(str(error))
-    finally:
-        done = supervisor.stop(stand_in("last"))
-if not done:
-    sys.exit("something is left to do")
+def settled():
+    Path("asked").touch()
+    return Path("settled").exists()
+
+def run():
+    with Supervisor(say) as supervisor:
+        try:
+            supervisor.start_engine(stand_in("engine", Path("engine.log").absolute()))
+            supervisor.start_service(stand_in("web"))
+            supervisor.start_service(stand_in("consumer"))
+            supervisor.watch()
+        except Interrupted:
+            say("interrupted")
+        finally:
+            supervisor.stop(settled)
+
+supervisor.WAIT_S = float(os.environ["WAIT_S"])
+try:
+    run()
+except RunFailed as error:
+    sys.exit(str(error))
 """
 
 
@@ -70,7 +78,7 @@ class Run:
         self.directory = directory
         for name in ("engine", "web", "consumer"):
             self.script(name, STAND_IN)
-        self.script("last", "echo last >> ended")
+        self.path("settled").touch()
 
     def script(self, name: str, text: str) -> None:
         self.path(f"{name}.sh").write_text(text.format(name=name))
@@ -80,7 +88,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-c", RUN],
             cwd=self.directory,
-            env={**outer, "PYTHONPATH": str(ROOT), **environ},
+            env={**outer, "PYTHONPATH": str(ROOT), "WAIT_S": "30", **environ},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -130,12 +138,12 @@ def run(tmp_path):
     wait_gone(run.pids("engine"))
 
 
-def test_ctrl_c_ends_services_then_the_last_command_then_engines(run):
+def test_ctrl_c_ends_the_web_then_the_consumer_then_the_engine(run):
     run.start()
     run.wait_up()
     run.process.send_signal(signal.SIGINT)
     assert run.wait_end() == (0, "")
-    assert run.lines("ended") == ["web", "consumer", "last", "engine"]
+    assert run.lines("ended") == ["web", "consumer", "engine"]
     wait_gone(run.pids("engine", "web", "consumer"))
 
 
@@ -185,15 +193,28 @@ def test_a_dead_engine_ends_the_run_and_names_its_log(run):
     wait_gone(run.pids("engine", "web", "consumer"))
 
 
-@pytest.mark.parametrize("last", ["exit 1", "sleep 60"])
-def test_a_last_command_that_fails_or_lingers_fails_the_run(run, last):
-    run.script("last", last)
+def test_the_consumer_goes_on_until_what_was_accepted_is_settled(run):
+    run.path("settled").unlink()
     run.start()
+    run.wait_up()
+    run.process.terminate()
+    wait_until(run.path("asked").exists, 10, "nobody asked whether all is settled")
+    os.kill(run.pids("consumer")[0], signal.SIGKILL)
+    wait_until(lambda: len(run.pids("consumer")) == 4, 10, "it was not restarted")
+    assert run.lines("ended") == ["web"]
+    run.path("settled").touch()
+    assert run.wait_end() == (0, "")
+    assert run.lines("ended") == ["web", "consumer", "engine"]
+
+
+def test_a_run_that_does_not_settle_fails_and_still_ends_its_engines_cleanly(run):
+    run.path("settled").unlink()
+    run.start(WAIT_S="0.5")
     run.wait_up()
     run.process.terminate()
     code, error = run.wait_end()
     assert code == 1
-    assert "something is left to do" in error
+    assert "what was accepted last was not all applied" in error
     assert run.lines("ended") == ["web", "consumer", "engine"]
 
 
@@ -203,7 +224,7 @@ def test_a_process_that_does_not_end_is_killed(run):
     run.wait_up()
     run.process.terminate()
     assert run.wait_end()[0] == 0
-    assert run.lines("ended") == ["consumer", "last", "engine"]
+    assert run.lines("ended") == ["consumer", "engine"]
     wait_gone(run.pids("web"))
 
 
@@ -235,7 +256,7 @@ def test_a_signal_that_arrives_twice_is_one(run):
     wait_until(lambda: "interrupted" in run.lines("said"), 10, "it did not stop")
     run.process.send_signal(signal.SIGTERM)
     assert run.wait_end() == (0, "")
-    assert run.lines("ended") == ["web", "consumer", "last", "engine"]
+    assert run.lines("ended") == ["web", "consumer", "engine"]
 
 
 def test_a_run_that_make_started_ends_when_make_is_killed(run):
@@ -245,13 +266,13 @@ def test_a_run_that_make_started_ends_when_make_is_killed(run):
     run.process = subprocess.Popen(
         [sys.executable, "-c", launcher, RUN],
         cwd=run.directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MAKELEVEL": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "WAIT_S": "30", "MAKELEVEL": "1"},
         text=True,
     )
     run.wait_up()
     run.process.kill()
     wait_until(lambda: "engine" in run.lines("ended"), 10, "the run went on")
-    assert run.lines("ended") == ["web", "consumer", "last", "engine"]
+    assert run.lines("ended") == ["web", "consumer", "engine"]
     wait_gone(run.pids("engine", "web", "consumer"))
 
 

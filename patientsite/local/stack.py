@@ -127,14 +127,9 @@ def consumer() -> Command:
     return _manage("consumer", "consume_profiles")
 
 
-def catch_up() -> Command:
-    """The consumer once more, until it has read everything that was accepted."""
-    return _manage("consumer", "consume_profiles", "--until-caught-up", patience_s=60)
-
-
-def _manage(name: str, *arguments: str, patience_s: float = 15) -> Command:
-    argv = [sys.executable, str(ROOT / "manage.py"), *arguments]
-    return Command(name, argv, os.environ, patience_s=patience_s)
+def _manage(name: str, command: str) -> Command:
+    argv = [sys.executable, str(ROOT / "manage.py"), command]
+    return Command(name, argv, os.environ, patience_s=15)
 
 
 def listens(port: int) -> bool:

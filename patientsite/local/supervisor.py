@@ -19,7 +19,7 @@ from patientsite.local.process import Command, Process, Say
 FIRST_DELAY_S, LAST_DELAY_S = 1.0, 30.0
 SETTLED_S = 60.0
 SAME_SIGNAL_S = 1.0
-START_S = 60.0
+WAIT_S = 60.0
 TICK_S = 0.1
 
 
@@ -93,11 +93,14 @@ class Supervisor:
         self._services.append(Service(lambda: self._start(command), self._say))
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Return once the condition holds; raises RunFailed where it doesn't in time."""
-        ends_at = time.monotonic() + START_S
+        """Return once the condition holds; raises RunFailed where it doesn't in time.
+
+        `what` is that failure in words, up to the seconds.
+        """
+        ends_at = time.monotonic() + WAIT_S
         while not condition():
             if time.monotonic() > ends_at:
-                raise RunFailed(f"{what} did not answer within {START_S:.0f} s")
+                raise RunFailed(f"{what} within {WAIT_S:.0f} s")
             self._tend()
 
     def watch(self) -> None:
@@ -105,18 +108,22 @@ class Supervisor:
         while True:
             self._tend()
 
-    def stop(self, last: Command) -> bool:
-        """End the services, let `last` do what they left, end the engines.
+    def stop(self, settled: Callable[[], bool]) -> None:
+        """End the first service, wait until the others have settled, end them too.
 
-        Whether nothing is left to do. Another interrupt meanwhile raises Interrupted.
+        The engines come last, in any case. Raises RunFailed where nothing settled;
+        another interrupt meanwhile raises Interrupted, and all ends at once.
         """
         self._heeded = self._interrupts
-        for service in self._services:
-            self._end(service.process)
-        done = not self._services or (not self._dead_engine() and self._finish(last))
-        for engine in reversed(self._engines):
-            self._end(engine)
-        return done
+        try:
+            if self._services and not self._dead_engine():
+                self._end(self._services.pop(0).process)
+                self.wait_until(settled, "what was accepted last was not all applied")
+        finally:
+            for process in [service.process for service in self._services]:
+                self._end(process)
+            for engine in reversed(self._engines):
+                self._end(engine)
 
     def _start(self, command: Command) -> Process:
         self._processes = [p for p in self._processes if p.exit_code() is None]
@@ -137,13 +144,6 @@ class Supervisor:
     def _dead_engine(self) -> Process | None:
         dead = (engine for engine in self._engines if engine.exit_code() is not None)
         return next(dead, None)
-
-    def _finish(self, last: Command) -> bool:
-        process = self._start(last)
-        self._await_exit(process)
-        done = process.exit_code() == 0
-        process.kill()
-        return done
 
     def _end(self, process: Process) -> None:
         if process.exit_code() is None:
