@@ -179,6 +179,11 @@ class ProfileConsumer:
         self._stop_by = self._stop_by or time.monotonic() + GIVE_UP_S
 
     @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop_by is not None
+
+    @property
     def owned(self) -> frozenset[int]:
         """The partitions that the group has given us."""
         return frozenset(self._owned)

@@ -98,6 +98,8 @@ class Command(BaseCommand):
         except StartOver as reason:
             self.stderr.write(f"{reason}: starting over")
             return False
+        if until_caught_up and consumer.stopped:
+            raise CommandError("Stopped before everything was read.")
         return True
 
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
