@@ -15,7 +15,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 PATIENCE_S = 30.0
@@ -66,73 +66,89 @@ def run(
 ) -> Load:
     """Send the requests again and again, one at a time on each connection.
 
-    Ends after so many seconds, or with the last of so many answers.
+    Sends none after so many seconds, or so many requests; what was sent is waited for.
     """
-    load, endless = Load(), itertools.cycle(requests)
+    load = Load()
     started = time.monotonic()
-    with selectors.EpollSelector() as ready:
-        open_ones = [_Connection(port, endless, ready) for _ in range(connections)]
-        for connection in open_ones:
-            connection.send()
-        while (now := time.monotonic()) < started + seconds and load.answered < most:
-            for key, events in ready.select(0.1):
-                key.data.go_on(events, load)
-        load.seconds = now - started
-        for connection in open_ones:
-            connection.socket.close()
+    to_send = _until(started + seconds, itertools.cycle(requests), most)
+    with selectors.EpollSelector() as ready, ExitStack() as sockets:
+        busy = {_Connection(port, ready, sockets) for _ in range(connections)}
+        for connection in [*busy]:
+            if not connection.send_next(to_send):
+                busy.discard(connection)
+        while busy:
+            for key, events in ready.select(PATIENCE_S):
+                connection = key.data
+                if connection.is_answered(events, load) and not connection.send_next(
+                    to_send
+                ):
+                    busy.discard(connection)
+        load.seconds = time.monotonic() - started
     load.latencies.sort()
     return load
+
+
+def _until(deadline: float, requests: Iterator[bytes], most: float) -> Iterator[bytes]:
+    for sent, request in enumerate(requests):
+        if sent >= most or time.monotonic() >= deadline:
+            return
+        yield request
 
 
 class _Connection:
     """One connection and what is under way on it."""
 
     def __init__(
-        self, port: int, requests: Iterator[bytes], ready: selectors.BaseSelector
+        self, port: int, ready: selectors.BaseSelector, sockets: ExitStack
     ) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)
-        self._requests = requests
+        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+        sockets.enter_context(self._socket)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
         self._ready = ready
         self._unsent = memoryview(b"")
         self._got = bytearray()
         self._body = self._whole = 0
         self._sent_at = 0.0
-        ready.register(self.socket, selectors.EVENT_READ, self)
+        ready.register(self._socket, selectors.EVENT_READ, self)
 
-    def send(self) -> None:
-        """Send the next request."""
+    def send_next(self, requests: Iterator[bytes]) -> bool:
+        """Send the next request, if there is one."""
+        request = next(requests, None)
+        if request is None:
+            return False
         self._got.clear()
         self._body = self._whole = 0
-        self._unsent = memoryview(next(self._requests))
+        self._unsent = memoryview(request)
         self._sent_at = time.monotonic()
         self._send_on()
+        return True
 
     def _send_on(self) -> None:
         with suppress(BlockingIOError):
-            self._unsent = self._unsent[self.socket.send(self._unsent) :]
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
         events = selectors.EVENT_READ
         if self._unsent:
             events |= selectors.EVENT_WRITE
-        if self._ready.get_key(self.socket).events != events:
-            self._ready.modify(self.socket, events, self)
+        if self._ready.get_key(self._socket).events != events:
+            self._ready.modify(self._socket, events, self)
 
-    def go_on(self, events: int, load: Load) -> None:
-        """Take what has come; once the answer is whole, send the next request."""
+    def is_answered(self, events: int, load: Load) -> bool:
+        """Take what has come; whether the answer is whole."""
         if events & selectors.EVENT_WRITE:
             self._send_on()
         if not events & selectors.EVENT_READ:
-            return
-        part = self.socket.recv(1 << 18)
+            return False
+        part = self._socket.recv(1 << 18)
         if not part:
             raise ConnectionError("the server has closed a connection")
         self._got += part
-        if self._is_whole():
-            load.latencies.append(time.monotonic() - self._sent_at)
-            load.answers[int(self._got[9:12])] += 1
-            load.last = bytes(self._got[self._body :])
-            self.send()
+        if not self._is_whole():
+            return False
+        load.latencies.append(time.monotonic() - self._sent_at)
+        load.answers[int(self._got[9:12])] += 1
+        load.last = bytes(self._got[self._body :])
+        return True
 
     def _is_whole(self) -> bool:
         if not self._whole:

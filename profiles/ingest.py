@@ -130,10 +130,9 @@ def _partly_refused(updates: list[Update], verdicts: list[Verdict]) -> HttpRespo
 
 
 def _json(body: object, **headers: str) -> HttpResponse:
-    content = orjson.dumps(body)
     return HttpResponse(
-        content,
+        orjson.dumps(body),
         status=HTTPStatus.ACCEPTED,
         content_type=bodies.JSON,
-        headers={**headers, "Content-Length": str(len(content))},
+        headers=headers,
     )

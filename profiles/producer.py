@@ -124,6 +124,7 @@ class _Delivery:
         self.verdicts: list[Verdict] = [late] * size
         self.broken = False  # whether the producer may never deliver again
         self._topic = topic
+        self._sources: dict[int, Source] = {}
         self._expected = size
         self._reports = 0
         self._done: SimpleQueue[None] = SimpleQueue()
@@ -159,7 +160,10 @@ class _Delivery:
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or offset < 0:
             return NotAcknowledged("Kafka holds the update but did not tell its offset")
-        return Receipt(Source(self._topic.id, partition), offset)
+        source = self._sources.get(partition)
+        if source is None:
+            source = self._sources[partition] = Source(self._topic.id, partition)
+        return Receipt(source, offset)
 
 
 class _Session:

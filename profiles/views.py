@@ -136,11 +136,14 @@ def lane(
     probes = dict(zip(access.PROBES, (live, ready, figures), strict=True))
 
     def straight(request: HttpRequest) -> HttpResponseBase:
-        if request.method == "POST" and request.path_info == "/patientprofile":
-            return post(request)
-        if probe := probes.get(request.path_info):
-            return probe(request)
-        return get_response(request)
+        is_update = request.method == "POST" and request.path_info == "/patientprofile"
+        view = post if is_update else probes.get(request.path_info)
+        if view is None:
+            return get_response(request)
+        response = view(request)
+        if isinstance(response, HttpResponse):  # known, it is not sent in chunks
+            response.headers["Content-Length"] = str(len(response.content))
+        return response
 
     return straight
 
