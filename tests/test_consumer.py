@@ -314,7 +314,10 @@ def test_a_pause_that_outlived_a_revocation_is_lifted(world):
 
 
 def test_a_partition_that_was_lost_while_paused_is_read_when_it_comes_back(world):
-    w = world([message(0)], lambda: w.kafka.revoke(0))
+    def lose():
+        w.kafka.revoke(0)
+
+    w = world([message(0)], lose)
     w.table.troubles = [throttled()]
     w.turn()
     w.kafka.assign(0)
