@@ -91,8 +91,9 @@ distclean: clean ## remove the environments too
 # --- Checking -------------------------------------------------------------------------
 
 .PHONY: test test-real chaos bench check check-compose fix
-test: $(DEV) $(ENGINES) ## every test that needs no JVM, Docker or browser
+test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
 	@$(AT_HOME) .venv/bin/pytest
+	@command -v chromium >/dev/null || echo "Not run: the tests in a browser: apt install chromium, then make test"
 	@echo "Not run: the tests against Apache Kafka and DynamoDB Local (Java 17): make test-real"
 
 test-real: $(DEV) ## the tests against Apache Kafka and DynamoDB Local, on Java 17

@@ -1,0 +1,93 @@
+"""A real browser before a running service. Imports nothing of the product."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+
+from tests import stack
+from tests.engines.process import Engine
+from tests.stack import Stack, Web
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("chromium is not installed, and in CI nothing is skipped")
+        pytest.skip("chromium is not installed: on Debian `apt install chromium`")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+
+@pytest.fixture(scope="session")
+def running(
+    browser: Browser,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stack]:
+    start = {"embedded": stack.embedded, "real": stack.real}
+    directory: Path = tmp_path_factory.mktemp("browser")
+    with start[request.config.getoption("--engines")](directory) as engines:
+        yield engines
+
+
+@pytest.fixture(scope="session")
+def web(running: Stack) -> Iterator[Web]:
+    with running.web() as process:
+        yield process
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def the_consumer(running: Stack) -> Iterator[Engine]:
+    member = running.member("browsed")
+    yield member
+    member.stop()
+
+
+@pytest.fixture
+def consumer(the_consumer: Engine) -> Engine:
+    """The one consumer, running."""
+    if not the_consumer.running:
+        the_consumer.start()
+        the_consumer.wait_ready()
+    return the_consumer
+
+
+@pytest.fixture
+def no_consumer(the_consumer: Engine) -> Engine:
+    """The one consumer, stopped: what is accepted waits."""
+    the_consumer.stop()
+    return the_consumer
+
+
+@pytest.fixture
+def open_page(browser: Browser, web: Web) -> Iterator[Page]:
+    """A page at the service's address; a complaint in its console is a failure."""
+    complaints: list[str] = []
+    with browser.new_context(base_url=web.url, viewport=WIDE) as context:
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: complaints.append(said.text))
+        yield page
+    assert complaints == []
+
+
+WIDE: ViewportSize = {"width": 1280, "height": 800}

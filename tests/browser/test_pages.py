@@ -1,0 +1,387 @@
+"""The pages in Chromium, as a person uses them: from a POST to the pipeline."""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import requests
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from confluent_kafka import Producer
+from playwright.sync_api import Browser, Page, Request, expect
+
+from tests.engines.process import wait_until
+from tests.stack import Stack, Web, stack_on
+
+pytestmark = [pytest.mark.browser, pytest.mark.stack]
+
+SCREENSHOTS = Path(__file__).resolve().parents[2] / "var" / "screenshots"
+SOON_MS = 20_000
+numbers = count(1)
+
+
+@pytest.fixture
+def patient() -> str:
+    """A PatientId that no other test uses, and that addresses have to encode."""
+    return f'browsed/{next(numbers)} "it\'s" \N{GRINNING FACE} 100%?#'
+
+
+def post(web: Web, *updates: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = requests.post(f"{web.url}/patientprofile", json=[*updates], timeout=10)
+    assert answer.status_code == 202, answer.text
+    receipts: list[dict[str, Any]] = answer.json()
+    return receipts
+
+
+def await_applied(running: Stack, *patients: str) -> None:
+    wait_until(lambda: {*patients} <= running.items().keys(), 60, "not applied")
+
+
+def detail(patient: str) -> str:
+    return f"/profiles/{quote(patient, safe='')}/"
+
+
+def row(page: Page, patient: str):
+    return page.get_by_role("row").filter(
+        has=page.get_by_role("link", name=patient, exact=True)
+    )
+
+
+def test_an_update_is_seen_from_the_post_to_the_pipeline(
+    open_page, web, consumer, patient
+):
+    open_page.goto(f"/profiles/?q={quote(patient, safe='')}")
+    expect(open_page.get_by_text("No profile has the PatientId")).to_be_visible()
+    open_page.evaluate("window.notReloaded = true")
+
+    [receipt] = post(web, {"PatientId": patient, "FirstName": "John"})
+
+    expect(row(open_page, patient)).to_contain_text("John", timeout=SOON_MS)
+    assert open_page.evaluate("window.notReloaded")
+    open_page.get_by_role("link", name=patient, exact=True).click()
+    expect(open_page.get_by_role("heading", level=1)).to_have_text(patient)
+    expect(open_page.locator("#profile")).to_contain_text("First name")
+    timeline = open_page.get_by_role("region", name="Timeline")
+    expect(timeline).to_contain_text("First name: John")
+    expect(timeline).to_contain_text("applied")
+    expect(timeline.get_by_role("rowheader")).to_have_text(str(receipt["Offset"]))
+    fence = receipt["Receipt"].rpartition(".")[0].replace(".", ":")
+    expect(open_page.get_by_role("region", name="Item")).to_contain_text(fence)
+
+    open_page.get_by_role("link", name="Pipeline").click()
+    end = receipt["Offset"] + 1
+    cells = partition(open_page, receipt["Partition"])
+    expect(cells.nth(0)).to_have_text(str(end), timeout=SOON_MS)
+    expect(cells.nth(1)).to_have_text(str(end), timeout=SOON_MS)
+    expect(cells.nth(2)).to_have_text("0")
+
+
+def partition(page: Page, number: int):
+    """The cells of a partition: end, committed, lag, owner."""
+    rows = page.get_by_role("region", name="Partitions").get_by_role("row")
+    header = page.get_by_role("rowheader", name=str(number), exact=True)
+    return rows.filter(has=header).get_by_role("cell")
+
+
+def test_the_owner_of_a_partition_is_told_or_said_to_be_unknown(
+    open_page, consumer, request
+):
+    real = request.config.getoption("--engines") == "real"
+    open_page.goto("/pipeline/")
+    owner = " at 127.0.0.1" if real else "not told"
+    expect(partition(open_page, 0).nth(3)).to_contain_text(owner, timeout=SOON_MS)
+
+
+def test_what_waits_is_shown_before_there_is_a_profile_and_becomes_applied(
+    open_page, web, no_consumer, patient
+):
+    post(web, {"PatientId": patient, "LastName": "Doe"})
+    open_page.goto(detail(patient))
+    expect(open_page.get_by_text("no profile of this patient yet")).to_be_visible()
+    timeline = open_page.get_by_role("region", name="Timeline")
+    expect(timeline).to_contain_text("waiting")
+    no_consumer.start()
+    expect(timeline).to_contain_text("applied", timeout=SOON_MS)
+    expect(open_page.locator("#profile")).to_contain_text("Doe")
+
+
+def test_the_lag_is_exact_after_a_batch(open_page, web, consumer, patient):
+    open_page.goto("/pipeline/")
+    expect(open_page.get_by_text("lag 0,")).to_be_visible(timeout=SOON_MS)
+    consumer.stop()
+    receipts = post(web, *[{"PatientId": patient} for _ in range(137)])
+    lag = partition(open_page, receipts[0]["Partition"]).nth(2)
+    expect(lag).to_have_text("137", timeout=SOON_MS)
+    expect(open_page.get_by_text("lag 137,")).to_be_visible()
+    consumer.start()
+    expect(lag).to_have_text("0", timeout=SOON_MS)
+
+
+def test_dead_letters_are_shown_with_their_reason(
+    open_page, web, running, consumer, patient
+):
+    producer = Producer(
+        {
+            "bootstrap.servers": running.bootstrap_servers,
+            "partitioner": "murmur2_random",
+        }
+    )
+    producer.produce("patient-profile", b"no JSON", patient.encode())
+    assert producer.flush(10) == 0
+    open_page.goto("/pipeline/")
+    letters = open_page.get_by_role("region", name="Dead letters")
+    expect(letters).to_contain_text("not_json", timeout=SOON_MS)
+    open_page.goto(detail(patient))
+    expect(open_page.get_by_role("region", name="Timeline")).to_contain_text(
+        "dead-lettered"
+    )
+
+
+def test_a_refresh_leaves_focus_typing_selection_and_scroll_alone(
+    open_page, web, consumer, patient
+):
+    post(web, *[{"PatientId": f"{patient}-{n}", "LastName": "Crowd"} for n in "123"])
+    open_page.goto("/profiles/?name=Crowd")
+    field = open_page.get_by_label("Text in the names")
+    expect(row(open_page, f"{patient}-3")).to_be_visible(timeout=SOON_MS)
+    open_page.set_viewport_size({"width": 500, "height": 300})
+    field.fill("half ty")
+    open_page.evaluate("document.activeElement.setSelectionRange(2, 4)")
+    open_page.evaluate("window.scrollTo(0, 120)")
+    open_page.evaluate("document.getElementById('results').scrollLeft = 90")
+    before = open_page.evaluate(STATE)
+
+    post(web, {"PatientId": f"{patient}-4", "LastName": "Crowd"})
+
+    expect(row(open_page, f"{patient}-4")).to_have_count(1, timeout=SOON_MS)
+    assert open_page.evaluate(STATE) == before
+    link = row(open_page, f"{patient}-1").get_by_role("link")
+    link.focus()
+    post(web, {"PatientId": f"{patient}-1", "FirstName": "New"})
+    expect(row(open_page, f"{patient}-1")).to_contain_text("New", timeout=SOON_MS)
+    expect(link).to_be_focused()
+
+
+STATE = """() => [
+  document.activeElement.id, document.activeElement.value,
+  document.activeElement.selectionStart, document.activeElement.selectionEnd,
+  window.scrollY, document.getElementById('results').scrollLeft,
+]"""
+
+
+@pytest.fixture
+def clocked(open_page):
+    """The list, its time in our hand, and how often it asked for itself since."""
+    open_page.clock.install()
+    open_page.goto("/profiles/")
+    asked: list[Request] = []
+
+    def note(request: Request) -> None:
+        if request.url.endswith("/profiles/"):
+            asked.append(request)
+
+    open_page.on("request", note)
+    return open_page, asked
+
+
+def test_a_hidden_tab_asks_for_nothing_until_it_is_seen_again(clocked):
+    page, asked = clocked
+    hide = "hidden => Object.defineProperty(document, 'hidden', {value: hidden, configurable: true})"
+    page.evaluate(hide, True)
+    page.clock.run_for(60_000)
+    assert asked == []
+    page.evaluate(hide, False)
+    with page.expect_request("**/profiles/"):
+        page.clock.run_for(3_000)
+
+
+def test_the_refresh_can_be_paused_and_stays_so(clocked):
+    page, asked = clocked
+    pause = page.get_by_role("button", name="Pause")
+    pause.click()
+    page.reload()
+    expect(pause).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_text("Not refreshed.")).to_be_visible()
+    asked.clear()
+    page.clock.run_for(60_000)
+    assert asked == []
+
+
+def test_a_refresh_that_fails_says_so_and_goes_on(clocked):
+    page, _ = clocked
+    page.route("**/profiles/", lambda route: route.fulfill(status=200, body="oops"))
+    page.clock.run_for(3_000)
+    expect(page.get_by_text("The last refresh failed")).to_be_visible()
+    page.unroute("**/profiles/")
+    page.clock.run_for(3_000)
+    expect(page.get_by_text("Refreshed every 3 seconds.")).to_be_visible()
+
+
+def test_paging_goes_both_ways_and_survives_a_reload(open_page, web, running, consumer):
+    patients = [f"paged {number:03}" for number in range(120)]
+    post(web, *[{"PatientId": patient} for patient in patients])
+    await_applied(running, *patients)
+    open_page.goto("/profiles/")
+    first = shown(open_page)
+    open_page.get_by_role("link", name="Next page").click()
+    expect(open_page.get_by_text("Page 2")).to_be_visible()
+    second = shown(open_page)
+    assert not {*first} & {*second}
+    open_page.reload()
+    assert shown(open_page) == second
+    open_page.get_by_role("link", name="Next page").click()
+    expect(open_page.get_by_text("Page 3")).to_be_visible()
+    open_page.get_by_role("link", name="Previous page").click()
+    expect(open_page.get_by_text("Page 2")).to_be_visible()
+    assert shown(open_page) == second
+    open_page.get_by_role("link", name="Previous page").click()
+    expect(open_page.get_by_text("Page 1")).to_be_visible()
+    assert shown(open_page) == first
+
+
+def shown(page: Page) -> list[str]:
+    texts: list[str] = page.locator("#result_list tbody th").all_inner_texts()
+    return texts
+
+
+def test_the_keyboard_alone_finds_a_patient(open_page, web, running, consumer, patient):
+    post(web, {"PatientId": patient, "LastName": "Keys"})
+    await_applied(running, patient)
+    open_page.goto("/profiles/")
+    open_page.keyboard.press("Tab")
+    expect(open_page.get_by_text("Skip to main content")).to_be_focused()
+    open_page.keyboard.press("Enter")
+    open_page.keyboard.press("Tab")
+    expect(open_page.get_by_label("Patient ID, exactly")).to_be_focused()
+    open_page.keyboard.insert_text(patient)
+    open_page.keyboard.press("Enter")
+    expect(row(open_page, patient)).to_contain_text("Keys")
+    open_page.get_by_role("region", name="Profiles").focus()
+    while not open_page.evaluate("document.activeElement.closest('tbody')"):
+        open_page.keyboard.press("Tab")
+    open_page.keyboard.press("Enter")
+    expect(open_page.get_by_role("heading", level=1)).to_have_text(patient)
+
+
+def test_sorting_is_told_and_can_be_turned(open_page, web, running, consumer):
+    post(web, *[{"PatientId": f"sorted {c}", "LastName": f"{c} Sorted"} for c in "bca"])
+    await_applied(running, *[f"sorted {c}" for c in "bca"])
+    open_page.goto("/profiles/?name=Sorted")
+    heading = open_page.get_by_role("columnheader", name="Last name")
+    for way, letters in [("ascending", "abc"), ("descending", "cba")]:
+        heading.get_by_role("link").click()
+        expect(heading).to_have_attribute("aria-sort", way)
+        assert shown(open_page) == [f"sorted {c}" for c in letters]
+
+
+class Started(Web):
+    """A web process that will not be ready, but answers."""
+
+    def is_ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/livez", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+
+def test_without_kafka_the_pages_say_so_and_show_the_rest(
+    browser, web, running, consumer, patient
+):
+    post(web, {"PatientId": patient, "FirstName": "John"})
+    await_applied(running, patient)
+    nobody = stack_on(
+        running.directory, "127.0.0.1:9", running.environ["DYNAMODB_ENDPOINT_URL"]
+    )
+    with (
+        Started(nobody.directory, nobody.environ, "away") as alone,
+        browser.new_context(base_url=alone.url) as context,
+    ):
+        page = context.new_page()
+        page.goto("/pipeline/")
+        health = page.get_by_role("listitem").filter(has_text="Kafka")
+        expect(health).to_contain_text("down")
+        expect(
+            page.get_by_role("listitem").filter(has_text="DynamoDB")
+        ).to_contain_text("up")
+        page.goto(detail(patient))
+        expect(page.locator("#profile")).to_contain_text("John")
+        expect(page.locator("#timeline")).to_contain_text("can't be shown")
+        alone.stop()
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
+    "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
+}
+SHOWN = "shown/1"
+VISITED = {
+    "profiles": "/profiles/?name=Shown",
+    "sorted": "/profiles/?name=Shown&sort=-FirstName",
+    "no-match": "/profiles/?q=nobody",
+    "profile": detail(SHOWN),
+    "waiting": detail("shown/waiting"),
+    "unknown": "/profiles/nobody/",
+    "pipeline": "/pipeline/",
+}
+
+
+@pytest.fixture(scope="module")
+def scenery(web, running, the_consumer):
+    """Something of everything that the pages show."""
+    if not the_consumer.running:
+        the_consumer.start()
+    names = ["John", "Ana", "Zo\u00eb", "Li"]
+    updates = [
+        {"PatientId": f"shown/{n}", "FirstName": name, "LastName": "Shown"}
+        for n, name in enumerate(names, 1)
+    ]
+    rest = {"Sex": "Female", "DateOfBirth": "1984-01-02", "Address": "1 High St\nYork"}
+    post(web, *updates, {"PatientId": SHOWN, **rest, "Email": "ana@example.org"})
+    post(web, {"PatientId": SHOWN, "FirstName": None}, {"PatientId": SHOWN})
+    config = {"bootstrap.servers": running.bootstrap_servers}
+    producer = Producer({**config, "partitioner": "murmur2_random"})
+    producer.produce("patient-profile", b"no JSON", SHOWN.encode())
+    assert producer.flush(10) == 0
+    await_applied(running, *[update["PatientId"] for update in updates])
+    the_consumer.stop()
+    post(web, {"PatientId": "shown/waiting", "FirstName": "Tom"})
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", VISITED)
+def test_every_page_is_accessible_and_fits_in_every_look(
+    browser: Browser, web: Web, scenery, name, look
+):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with browser.new_context(base_url=web.url, **LOOKS[look]) as context:
+        page = context.new_page()
+        page.goto(VISITED[name])
+        if name == "pipeline":
+            page.wait_for_function(HAS_LINES, timeout=SOON_MS)
+        page.screenshot(path=SCREENSHOTS / f"{name}-{look}.png", full_page=True)
+        found = Axe().run(page).response["violations"]
+        assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+HAS_LINES = "() => document.querySelector('.line-applied').getAttribute('points')"
+
+
+def test_the_chart_shows_what_is_accepted_and_applied(
+    open_page, web, consumer, patient
+):
+    open_page.goto("/pipeline/")
+    open_page.wait_for_function(HAS_LINES, timeout=SOON_MS)
+
+    def posted() -> bool:
+        post(web, *[{"PatientId": patient} for _ in range(100)])
+        said = open_page.get_by_role("img").get_attribute("aria-label") or ""
+        rates = [float(rate) for rate in re.findall(r"[\d.]+", said)]
+        return rates[0] > 0 and rates[1] > 0
+
+    wait_until(posted, 30, "the chart shows no rate")
