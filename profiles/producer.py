@@ -106,8 +106,16 @@ class Publisher:
     def _current(self) -> _Session:
         with self._lock:
             if self._session is None:
-                self._session = _Session(self._make())
+                self._session = self._start()
             return self._session
+
+    def _start(self) -> _Session:
+        try:
+            return _Session(self._make())
+        except KafkaException as error:
+            raise NotAcknowledged(
+                f"no Kafka producer can be made ({error.args[0].name()})"
+            ) from None
 
     def _retire(self, session: _Session) -> None:
         with self._lock:

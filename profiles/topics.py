@@ -201,6 +201,11 @@ def committed_now(
         return group.committed(places, timeout=timeout_s)
     except KafkaException as error:
         name = error.args[0].name()
+        if error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            raise WrongTopic(
+                f"Kafka refuses to tell what the group committed ({name}): check the "
+                "rights of this process"
+            ) from None
         raise KafkaUnavailable(f"Kafka does not answer ({name})") from None
 
 

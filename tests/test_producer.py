@@ -266,3 +266,11 @@ def test_no_failure_tells_a_value():
     ):
         to_topic.publish(secret)
     assert "Secret" not in repr(failure.value)
+
+
+def test_a_producer_that_can_not_be_made_is_a_failure_to_acknowledge():
+    def make():
+        raise KafkaException(KafkaError(KafkaError._INVALID_ARG))
+
+    with pytest.raises(NotAcknowledged, match="_INVALID_ARG"):
+        Publisher(make, lambda: TOPIC, 1).publish(UPDATE)

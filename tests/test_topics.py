@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 
 from profiles import topics
 from profiles.topics import KafkaUnavailable, Topic, TopicMissing, Watch, WrongTopic
@@ -201,3 +206,13 @@ def test_a_broker_without_topic_ids_needs_an_epoch(told, settings):
         topics._id("t", told)
     settings.KAFKA_TOPIC_EPOCH = "first"
     assert topics._id("t", told) == "first"
+
+
+def test_a_group_that_is_forbidden_is_not_waited_for():
+    class Forbidden:
+        def committed(self, places, timeout):
+            raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+
+    group: Any = Forbidden()
+    with pytest.raises(WrongTopic, match="check the rights"):
+        topics.committed(group, [])

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from confluent_kafka import KafkaException
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -54,6 +55,10 @@ class Command(BaseCommand):
                 pass
         except _OPERATOR as error:
             raise CommandError(f"{error}.") from None
+        except KafkaException as error:
+            raise CommandError(
+                f"Kafka's client can't work ({error.args[0].name()}): check KAFKA_CONFIG."
+            ) from None
 
     def _look_for_kafka(self) -> None:
         try:
