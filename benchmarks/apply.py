@@ -6,6 +6,7 @@ offsets tell: the same measure for all.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ PARTIQL, TRANSACT = "(f) raw PartiQL, 25", "(f) raw transactions, 100"
 PATIENTS = 20_000
 TIMES_ROUND = 5
 NEW_PATIENTS = 100_000
+FEW, MANY = 600, 300_000
 FIRST_BATCH_S = 60
 
 Make = Callable[[Site], Contender]
@@ -79,7 +81,20 @@ def scenes(bench: Bench) -> None:
             bench.note_raw("apply existing", name, found)
         for name, make in CONSUMERS.items():
             bench.note("apply new", name, measure(new[name], make, bench.seconds))
+    coalesced(bench)
     start_up(bench)
+
+
+def coalesced(bench: Bench) -> None:
+    """Updates of few patients: several of each in a batch are one write."""
+    site = bench.provision("coalesced")
+    engines.fill_topic(site, list(workload.updates(FEW)) * (MANY // FEW))
+    consumer = our_consumer(site, "coalesced")
+    done = measure(site, lambda _: consumer, bench.seconds)
+    bench.note("apply coalesced", OURS, done)
+    written = sum(map(int, re.findall(rb"applied=(\d+)", consumer.log.read_bytes())))
+    with engines.progress(site) as progress:
+        bench.book.notes["apply coalesced, updates per write"] = progress() / written
 
 
 def start_up(bench: Bench) -> None:

@@ -15,7 +15,6 @@ from tests.engines.process import wait_until
 
 MARKS = (100_000, 500_000, 1_000_000)
 REQUEST = 10_000
-FEW = 50
 PAGE = 50
 ITEMS = (1_000, 10_000, 100_000)
 
@@ -111,7 +110,9 @@ def reads(bench: Bench, site: Site) -> None:
 def consumer_memory(bench: Bench) -> None:
     """What a consumer holds after a million records of few patients."""
     site = bench.provision("consumer-memory")
-    engines.fill_topic(site, list(workload.updates(FEW)) * (MARKS[-1] // FEW))
+    engines.fill_topic(
+        site, list(workload.updates(apply.FEW)) * (MARKS[-1] // apply.FEW)
+    )
     with engines.progress(site) as progress, our_consumer(site) as consumer:
         for records in MARKS:
             _wait_for(progress, records)
