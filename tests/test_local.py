@@ -189,6 +189,7 @@ def test_a_dead_engine_ends_the_run_and_names_its_log(run):
     assert code == 1
     assert "engine ended with exit code 137" in error
     assert str(run.path("engine.log")) in error
+    assert not run.path("asked").exists()
     assert run.lines("ended") == ["web", "consumer"]
     wait_gone(run.pids("engine", "web", "consumer"))
 
