@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from benchmarks import engines, workload
 from benchmarks.bench import Bench
@@ -33,19 +33,19 @@ CONSUMERS: dict[str, Make] = {
 }
 
 
-def measure(site: Site, make: Make, seconds: float, members: int = 1) -> Measure:
+def measure(site: Site, consumers: Sequence[Contender], seconds: float) -> Measure:
     """Run consumers of the site's group for a while.
 
-    The window opens at the first commit and closes at one: neither the start nor a
-    half-done batch is in it.
+    The window opens at a commit, once all have joined, and closes at one: neither the
+    start nor a half-done batch is in it.
     """
-    consumers = [make(site) for _ in range(members)]
     with engines.progress(site) as progress:
-        before = progress()
         try:
             for consumer in consumers:
                 consumer.start()
-            opened, at_open, cpu_open = _next_commit(progress, before, consumers)
+            for consumer in consumers:
+                consumer.wait_ready()
+            opened, at_open, cpu_open = _next_commit(progress, progress(), consumers)
             time.sleep(max(0.1, opened + seconds - time.monotonic()))
             closed, at_close, cpu_close = _next_commit(progress, progress(), consumers)
         finally:
@@ -57,7 +57,7 @@ def measure(site: Site, make: Make, seconds: float, members: int = 1) -> Measure
 
 
 def _next_commit(
-    progress: Callable[[], int], known: int, consumers: list[Contender]
+    progress: Callable[[], int], known: int, consumers: Sequence[Contender]
 ) -> tuple[float, int, float]:
     """The moment, the count and the CPU so far when more than what is known is done."""
     wait_until(lambda: progress() > known, FIRST_BATCH_S, "no record was consumed")
@@ -73,14 +73,15 @@ def scenes(bench: Bench) -> None:
     lines.write_bytes(b"\n".join(workload.updates(PATIENTS)))
     for _ in range(bench.rounds):
         for name, make in CONSUMERS.items():
-            done = measure(existing[name], make, bench.seconds)
+            done = measure(existing[name], [make(existing[name])], bench.seconds)
             bench.note("apply existing", name, done)
         for name, form in ((PARTIQL, "partiql"), (TRANSACT, "transact")):
             site = existing[OURS].having(CALLS="4")
             found = raw("raw_writes", site, form, str(lines), str(bench.seconds))
             bench.note_raw("apply existing", name, found)
         for name, make in CONSUMERS.items():
-            bench.note("apply new", name, measure(new[name], make, bench.seconds))
+            done = measure(new[name], [make(new[name])], bench.seconds)
+            bench.note("apply new", name, done)
     coalesced(bench)
     start_up(bench)
 
@@ -90,7 +91,7 @@ def coalesced(bench: Bench) -> None:
     site = bench.provision("coalesced")
     engines.fill_topic(site, list(workload.updates(FEW)) * (MANY // FEW))
     consumer = our_consumer(site, "coalesced")
-    done = measure(site, lambda _: consumer, bench.seconds)
+    done = measure(site, [consumer], bench.seconds)
     bench.note("apply coalesced", OURS, done)
     written = sum(map(int, re.findall(rb"applied=(\d+)", consumer.log.read_bytes())))
     with engines.progress(site) as progress:
@@ -99,10 +100,8 @@ def coalesced(bench: Bench) -> None:
 
 def start_up(bench: Bench) -> None:
     """The CPU that a consumer takes until it has its partitions."""
-    consumer = our_consumer(bench.provision("start"))
-    with consumer:
-        said = consumer.log.read_bytes
-        wait_until(lambda: b"assigned" in said(), FIRST_BATCH_S, "nothing was assigned")
+    consumer = our_consumer(bench.provision("start"), "start")
+    with consumer:  # is entered once it has its partitions
         bench.book.notes["consume_profiles until assigned, s of CPU"] = consumer.cpu_s()
 
 

@@ -47,7 +47,7 @@ class Book:
         self, scene: str, contender: str, what: Callable[[Measure], float | None]
     ) -> float:
         """The median over the rounds; NaN where there is nothing."""
-        found = [what(measure) for measure in self.measures[scene, contender]]
+        found = map(what, self.measures.get((scene, contender), ()))
         known = [value for value in found if value is not None]
         return statistics.median(known) if known else float("nan")
 

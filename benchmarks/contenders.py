@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,14 @@ class Peers(Server):
     many = "/patientprofiles"
 
 
+class Member(Contender):
+    """The project's consumer."""
+
+    def is_ready(self) -> bool:
+        """Whether its log tells of partitions."""
+        return re.search(rb"assigned: \{\d", self.log.read_bytes()) is not None
+
+
 def our_server(site: Site, workers: int = 1) -> Server:
     """The project, as `manage.py serve` runs it."""
     options = ["serve", "--port", "{port}", "--workers", str(workers)]
@@ -129,9 +138,9 @@ def fastapi_server(site: Site, workers: int = 1) -> Server:
     return Peers(f"fastapi-{workers}", site, command)
 
 
-def our_consumer(site: Site, name: str = "consumer") -> Contender:
+def our_consumer(site: Site, name: str = "consumer") -> Member:
     """The project, as `manage.py consume_profiles` runs it."""
-    return Contender(name, site, [*MANAGE, "consume_profiles"])
+    return Member(name, site, [*MANAGE, "consume_profiles"])
 
 
 def peer_consumer(peer: str, site: Site) -> Contender:

@@ -61,7 +61,9 @@ def consumers(bench: Bench) -> None:
     """One member of the group, two, four."""
     site = _backlog(bench, "members", engines.PARTITIONS)
     for members in (1, 2, 4):
-        found = apply.measure(site, our_consumer, bench.seconds, members)
+        names = [f"member-{number}-of-{members}" for number in range(members)]
+        group = [our_consumer(site, name) for name in names]
+        found = apply.measure(site, group, bench.seconds)
         bench.note("consumers", f"{members}", found)
 
 
@@ -69,7 +71,7 @@ def partitions(bench: Bench) -> None:
     """One partition, twelve, forty-eight."""
     for count in (1, 12, 48):
         site = _backlog(bench, f"partitions-{count}", count)
-        found = apply.measure(site, our_consumer, bench.seconds)
+        found = apply.measure(site, [our_consumer(site)], bench.seconds)
         bench.note("partitions", f"{count}", found)
 
 
@@ -82,7 +84,7 @@ def item_counts(bench: Bench) -> None:
         there = count
         patients = list(workload.updates(min(count, apply.PATIENTS)))
         engines.fill_topic(site, patients * (apply.NEW_PATIENTS // len(patients)))
-        found = apply.measure(site, our_consumer, bench.seconds)
+        found = apply.measure(site, [our_consumer(site)], bench.seconds)
         bench.note("items in the table", f"{count:,}", found)
     reads(bench, site)
 
