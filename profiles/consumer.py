@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -26,6 +26,7 @@ from confluent_kafka import (
 )
 
 from profiles import metrics, serializers, tracing
+from profiles.logs import record_of
 from profiles.records import DeadLetter, Headers, InvalidRecord, Record
 from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed_now
 from profiles.updates import MergedUpdate, Source, merge
@@ -366,7 +367,7 @@ class ProfileConsumer:
             if partition not in self._owned:
                 continue  # revoked while it was on its way to us
             self._ended.discard(partition)
-            yield _record(message, Source(self._topic.id, partition))
+            yield record_of(message, Source(self._topic.id, partition))
 
     def _hear(self, error: KafkaError, partition: int, message: Message) -> None:
         code = error.code()
@@ -468,19 +469,6 @@ _FORBIDDEN = {
 def _known(value: int | None) -> int:
     """A record's place; librdkafka leaves it out only where there is no record."""
     return -1 if value is None else value
-
-
-def _record(message: Message, source: Source) -> Record:
-    kind, timestamp_ms = message.timestamp()
-    return Record(
-        topic=message.topic() or "",
-        source=source,
-        offset=_known(message.offset()),
-        timestamp_ms=timestamp_ms if kind else -1,
-        key=message.key(),
-        value=message.value(),
-        headers=cast(Headers, message.headers() or ()),
-    )
 
 
 def _pauses() -> Iterator[float]:
