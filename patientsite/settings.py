@@ -164,7 +164,10 @@ KAFKA_DLQ_TOPIC = f"{KAFKA_TOPIC}.dlq"
 KAFKA_TOPIC_EPOCH = env("KAFKA_TOPIC_EPOCH", "", topic_epoch)
 KAFKA_PARTITIONS = env("KAFKA_PARTITIONS", "12", positive)
 KAFKA_RETENTION_MS = env("KAFKA_RETENTION_MS", "-1", int)
-KAFKA_CONFIG = env("KAFKA_CONFIG", "{}", properties)
+# A development's consumer starts often, and the embedded broker lets it join after half
+# its session.
+QUICK_TO_JOIN = '{"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}'
+KAFKA_CONFIG = env("KAFKA_CONFIG", QUICK_TO_JOIN if DEVELOPMENT else "{}", properties)
 KAFKA_MSK_IAM_REGION = env("KAFKA_MSK_IAM_REGION", "", msk_region)
 KAFKA_GROUP_PROTOCOL = env(
     "KAFKA_GROUP_PROTOCOL", "classic", one_of("classic", "consumer")

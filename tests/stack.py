@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,10 @@ class Stack:
     @property
     def bootstrap_servers(self) -> str:
         return self.environ["KAFKA_BOOTSTRAP_SERVERS"]
+
+    def in_group(self, group_id: str) -> Stack:
+        """The same engines, for consumers of a group of their own."""
+        return replace(self, environ={**self.environ, "KAFKA_GROUP_ID": group_id})
 
     def web(self) -> Web:
         return Web(self.directory, self.environ)
