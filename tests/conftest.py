@@ -59,6 +59,11 @@ def dynamodb(moto, settings, monkeypatch):
     lookups.profiles.cache_clear()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for engines first, so that the rest runs beside it."""
+    items.sort(key=lambda item: item.get_closest_marker("stack") is None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engines",

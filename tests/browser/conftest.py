@@ -26,7 +26,7 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         if os.environ.get("CI") == "true":
@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running(
     browser: Browser,
     request: pytest.FixtureRequest,
@@ -48,14 +48,14 @@ def running(
         yield engines
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def web(running: Stack) -> Iterator[Web]:
     with running.web() as process:
         yield process
         process.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def the_consumer(running: Stack) -> Iterator[Engine]:
     member = running.member("browsed")
     yield member
