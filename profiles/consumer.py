@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 BATCH_RECORDS = 500
 BATCH_S = 0.1
 REQUESTS_TOLD = 20
+JOIN_S = 20.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 GIVE_UP_S = 2.0
@@ -155,6 +156,7 @@ class ProfileConsumer:
         self._committing = False
         self._owned: set[int] = set()
         self._ended: set[int] = set()
+        self._joined_by = time.monotonic() + JOIN_S
         self._waiting = False
         self._leaving = False
 
@@ -191,8 +193,14 @@ class ProfileConsumer:
 
     @property
     def caught_up(self) -> bool:
-        """Whether every owned partition is read to its end, and committed."""
-        return self._ended >= self._owned and not self._due and not self._backlog
+        """Whether every owned partition is read to its end, and committed.
+
+        Not before the group has given us some, or has had time to: Tansu never gives
+        partitions again in a group that a member left while it joined.
+        """
+        joined = bool(self._owned) or time.monotonic() > self._joined_by
+        settled = not self._due and not self._backlog
+        return joined and settled and self._ended >= self._owned
 
     def turn(self) -> None:
         """One batch: read, settle, commit."""

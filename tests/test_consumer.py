@@ -693,3 +693,11 @@ def test_the_source_of_a_record_is_the_topic_as_it_was_at_the_start(world):
     w = world([message(3)])
     w.turn()
     assert items.fences(w.table.items["1"]) == {items.fence_name(SOURCE): 3}
+
+
+def test_nobody_has_caught_up_who_was_given_nothing_yet(world, clock):
+    w = world([])
+    w.kafka.revoke(0)
+    assert not w.consumer.caught_up
+    clock.sleep(consumer.JOIN_S + 1)
+    assert w.consumer.caught_up
