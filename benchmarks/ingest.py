@@ -5,10 +5,14 @@ In: a Bench. Out: measures in its book.
 
 from __future__ import annotations
 
+import json
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+
+import jwt
 
 from benchmarks import load, workload
 from benchmarks.bench import Bench
@@ -23,14 +27,26 @@ from benchmarks.contenders import (
 
 OURS, NAIVE, FASTAPI = "project", "(a) naive Django", "(b) FastAPI"
 RAW = "(e) raw librdkafka"
+WITH_TOKEN, BESIDE_WAITERS = "project, with a token", "project, beside 32 that wait"
+WAITERS = 32
+KEY = secrets.token_urlsafe(32)
+DOOR = {"JWT_ISSUER": "bench", "JWT_AUDIENCE": "bench", "JWT_LOCAL_KEY": KEY}
+"""A token that is sent counts; who sends none is let in, as in development."""
 CONNECTIONS = 64
 MANY_CONNECTIONS = 4
 MANY = 1000
 
 
-def singles() -> list[bytes]:
+def singles(token: str = "") -> list[bytes]:
     """One update per request."""
-    return [load.request("/patientprofile", body) for body in workload.updates(5000)]
+    bodies = workload.updates(5000)
+    return [load.request("/patientprofile", body, token) for body in bodies]
+
+
+def a_token() -> str:
+    """One that opens the project's door for an hour."""
+    claims = {"iss": "bench", "aud": "bench", "sub": "load", "scope": "profiles:write"}
+    return jwt.encode({**claims, "exp": int(time.time()) + 3600}, KEY, "HS256")
 
 
 def many(path: str, size: int = MANY, requests: int = 8) -> list[bytes]:
@@ -75,7 +91,8 @@ def measure(
 
 def scenes(bench: Bench) -> None:
     """Single updates, arrays, unloaded latency, and the probes, on the same servers."""
-    site = bench.provision("ingest")
+    site = bench.provision("ingest").having(**DOOR)
+    token = a_token()
     servers = {
         OURS: our_server(site),
         NAIVE: naive_server(site),
@@ -88,6 +105,11 @@ def scenes(bench: Bench) -> None:
             for name, server in servers.items():
                 one = measure(server, singles(), CONNECTIONS, bench.seconds)
                 bench.note("single", name, one)
+            own = measure(servers[OURS], singles(token), CONNECTIONS, bench.seconds)
+            bench.note("single", WITH_TOKEN, own)
+            with waiting(servers[OURS]):
+                own = measure(servers[OURS], singles(), CONNECTIONS, bench.seconds)
+            bench.note("single", BESIDE_WAITERS, own)
             for name in (OURS, FASTAPI):
                 server = servers[name]
                 requests = many(server.many)
@@ -103,6 +125,31 @@ def scenes(bench: Bench) -> None:
             found = raw("raw_producer", singly, str(lines), str(bench.seconds / 2))
             bench.note_raw("one at a time", RAW, found)
         probes(bench, servers[OURS])
+
+
+@contextmanager
+def waiting(server: Server) -> Iterator[None]:
+    """Clients that wait for an update which nobody applies, and ask again each second.
+
+    As many as the server lets wait do so for the second; the others hear at once that
+    too many wait.
+    """
+    posted = load.run(server.port, singles()[:1], 1, 60, most=1).last
+    receipt = json.loads(posted)
+    path = f"/patientprofile/{receipt['PatientId']}?receipt={receipt['Receipt']}&wait=1"
+    over = threading.Event()
+
+    def wait() -> None:
+        while not over.is_set():
+            load.run(server.port, [load.get(path)], WAITERS, 60, most=WAITERS)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def probes(bench: Bench, server: Server) -> None:

@@ -43,10 +43,12 @@ class Load:
         ]
 
 
-def request(path: str, body: bytes, kind: str = "application/json") -> bytes:
-    """A POST, ready to be sent."""
+def request(path: str, body: bytes, token: str = "") -> bytes:
+    """A POST of JSON, ready to be sent; with a bearer token, where there is one."""
+    bearer = f"Authorization: Bearer {token}\r\n" if token else ""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{bearer}"
+        "Content-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
