@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from threading import Thread
 from typing import Protocol, TypeVar
 
@@ -25,11 +24,12 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from profiles import metrics, serializers, tracing
+from profiles import metrics, tracing
+from profiles.batches import Batch, read_batch
 from profiles.logs import record_of
-from profiles.records import DeadLetter, Headers, InvalidRecord, Record
+from profiles.records import DeadLetter, Record
 from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed_now
-from profiles.updates import MergedUpdate, Source, merge
+from profiles.updates import MergedUpdate, Source
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,14 @@ GIVE_UP_S = 2.0
 
 LEAVE_S = 2.0
 WATCH_S = 2.0
+STORE_S = 1.0
+"""A table is not made anew, or restored under its name, in so short a time."""
 
 T = TypeVar("T")
 
 
 class StartOver(Exception):
-    """The topic was recreated: drop everything uncommitted and begin anew."""
+    """Topic or table is another one: drop everything uncommitted and begin anew."""
 
 
 class RecordsMissing(Exception):
@@ -78,60 +80,13 @@ PutDeadLetters = Callable[[Sequence[DeadLetter]], list[DeadLetter]]
 OnCommit = Callable[[KafkaError | None, list[TopicPartition]], None]
 
 
-@dataclass(slots=True)
-class Batch:
-    """The records of one consume() call: what is still to be done, and what to commit.
-
-    `ends` maps each partition to the offset after its last record. `proven` tells
-    that its records are of the topic that its sources name.
-    """
-
-    updates: list[MergedUpdate] = field(default_factory=list)
-    letters: list[DeadLetter] = field(default_factory=list)
-    ends: dict[int, int] = field(default_factory=dict)
-    headers: list[Headers] = field(default_factory=list, repr=False)
-    applied: int = 0
-    already: int = 0
-    proven: bool = False
-
-    @property
-    def size(self) -> int:
-        """What is left to be done."""
-        return len(self.updates) + len(self.letters)
-
-    def drop(self, partitions: set[int]) -> None:
-        """Forget what another member now owns."""
-        self.updates = [u for u in self.updates if u.source.partition not in partitions]
-        self.letters = [
-            letter
-            for letter in self.letters
-            if letter.record.source.partition not in partitions
-        ]
-        self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
-
-
-def read_batch(records: Iterable[Record]) -> Batch:
-    """Decode records and merge them per patient; what is no update is a dead letter."""
-    batch = Batch()
-    decoded: list[MergedUpdate] = []
-    for record in records:
-        batch.headers.append(record.headers)
-        batch.ends[record.source.partition] = record.offset + 1
-        try:
-            decoded.append(record.merged(serializers.decode(record)))
-        except InvalidRecord as reason:
-            batch.letters.append(DeadLetter(record, reason))
-    batch.updates = merge(decoded)
-    metrics.coalesced.inc(len(decoded) - len(batch.updates))
-    return batch
-
-
 class ProfileConsumer:
     """One member of the consumer group.
 
     `kafka` makes its Kafka consumer, given who is to hear of commits. `topic` tells
-    the topic as it is now, `store` names the incarnation of the table that `apply`
-    writes; `apply` and `dead_letter` return what is to be tried again.
+    the topic as it is now. `store` names the incarnation of the table that `apply`
+    writes, and `read_store` tells it anew (None: not now). `apply` and `dead_letter`
+    return what is to be tried again.
     """
 
     def __init__(
@@ -139,6 +94,7 @@ class ProfileConsumer:
         kafka: Callable[[OnCommit], Consumer],
         topic: Callable[[], Topic],
         store: str,
+        read_store: Callable[[], str | None],
         apply: Apply,
         dead_letter: PutDeadLetters,
     ) -> None:
@@ -147,12 +103,16 @@ class ProfileConsumer:
         self._apply = apply
         self._dead_letter = dead_letter
         self._topic = topic()
+        self._store = store
+        self._read_store = read_store
         self._mark = f"{self._topic.id} {store}"
-        self._topic_read_at = time.monotonic()
+        self._topic_read_at = self._store_read_at = time.monotonic()
         self._stop_by: float | None = None
         self._batch = Batch()
         self._backlog: list[Message] = []
-        self._due: dict[int, int] = {}
+        self._due: dict[int, TopicPartition] = {}
+        self._epochs: dict[int, int] = {}
+        self._settled: dict[int, int] = {}
         self._committing = False
         self._owned: set[int] = set()
         self._ended: set[int] = set()
@@ -180,11 +140,6 @@ class ProfileConsumer:
     def stop(self) -> None:
         """Finish the batch, or give it up after GIVE_UP_S; safe in a signal handler."""
         self._stop_by = self._stop_by or time.monotonic() + GIVE_UP_S
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was told to stop."""
-        return self._stop_by is not None
 
     @property
     def owned(self) -> frozenset[int]:
@@ -219,22 +174,24 @@ class ProfileConsumer:
         started, pauses = time.monotonic(), _pauses()
         left = self._batch.size
         while not self._attempt():
-            if self._stop_by is not None and time.monotonic() > self._stop_by:
+            if self._is_late():
                 log.warning("stopped with a batch unfinished: it is not committed")
                 return
             if self._batch.size < left:
                 left, pauses = self._batch.size, _pauses()
             self._wait(next(pauses))
-        self._due.update(self._batch.ends)
+        self._settled.update(self._batch.ends)
+        self._due.update(
+            (partition, self._place(partition, end))
+            for partition, end in self._batch.ends.items()
+        )
         self._resume()
         self._tell(self._batch, time.monotonic() - started)
 
     def _tell(self, batch: Batch, seconds: float) -> None:
         metrics.batch_records.observe(len(batch.headers))
-        for partition, end in batch.ends.items():
-            place = TopicPartition(self._topic.name, partition)
-            _, high = self._kafka.get_watermark_offsets(place, cached=True)
-            metrics.lag.labels(partition).set(max(0, high - end))
+        for partition in batch.ends:
+            self._tell_lag(partition, *self._known_span(partition))
         requests = {tracing.request_id(carried) for carried in batch.headers} - {""}
         log.info(
             "batch: applied=%d already=%d seconds=%.3f next=%s requests=%s",
@@ -245,15 +202,37 @@ class ProfileConsumer:
             sorted(requests)[:REQUESTS_TOLD],
         )
 
+    def _tell_lag(self, partition: int, low: int, end: int) -> None:
+        settled = max(low, self._settled.get(partition, 0))
+        metrics.lag.labels(partition).set(max(0, end - settled))
+
+    def _tell_lags(self) -> None:
+        """Ask for the ends: while we wait, nothing is fetched that would tell them."""
+        with suppress(KafkaException):  # away as well: what was told last stays
+            for partition in [*self._owned]:
+                place = TopicPartition(self._topic.name, partition)
+                low, asked = self._kafka.get_watermark_offsets(place, timeout=LEAVE_S)
+                _, known = self._known_span(partition)  # of Tansu, the better one
+                self._tell_lag(partition, low, max(asked, known))
+
+    def _known_span(self, partition: int) -> tuple[int, int]:
+        """The first offset and the one after the last, as the last fetch told them."""
+        place = TopicPartition(self._topic.name, partition)
+        return self._kafka.get_watermark_offsets(place, cached=True)
+
     def _attempt(self) -> bool:
         """Try what is left of the batch once; whether it may be committed."""
-        if not self._proven(self._batch):
+        if not (self._proven(self._batch) and self._is_same_store()):
             return False
         if self._batch.updates:
             self._apply_once(self._batch)
-        if self._batch.letters:
+        if self._batch.letters and not self._is_late():
             self._dead_letter_once(self._batch)
         return self._batch.size == 0
+
+    def _is_late(self) -> bool:
+        """Whether we were told to stop, and have no more time for this batch."""
+        return self._stop_by is not None and time.monotonic() > self._stop_by
 
     def _apply_once(self, batch: Batch) -> None:
         outcome = self._apply(batch.updates)
@@ -300,6 +279,23 @@ class ProfileConsumer:
             log.warning("waiting for Kafka: %s", error)
         return batch.proven
 
+    def _is_same_store(self) -> bool:
+        """Whether the table is still the one that our offsets are marked with.
+
+        One that was made anew under its name has none of what was written before,
+        and a first write would fence that out.
+        """
+        if time.monotonic() - self._store_read_at < STORE_S:
+            return True
+        store = self._read_store()
+        if store is None:
+            log.warning("waiting for the table: it does not tell which one it is")
+            return False
+        if store != self._store:
+            raise StartOver("the table was replaced")
+        self._store_read_at = time.monotonic()
+        return True
+
     def _wait(self, seconds: float) -> None:
         """Pass the time inside consume(), which keeps our membership alive.
 
@@ -312,7 +308,8 @@ class ProfileConsumer:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             arrived = self._kafka.consume(BATCH_RECORDS, min(left, 0.5))
-            self._backlog += arrived  # not in one: a revocation in there replaces it
+            # Not in one: a revocation in there replaces the backlog.
+            self._backlog += [m for m in arrived if self._concerns_us(m)]
             if self._stop_by is not None:
                 return
         self._watch_topic()
@@ -331,15 +328,16 @@ class ProfileConsumer:
         """
         if not self._due or (self._committing and self._stop_by is None):
             return
-        offsets = [
-            TopicPartition(self._topic.name, partition, end, metadata=self._mark)
-            for partition, end in self._due.items()
-        ]
         self._committing = True
         try:
-            self._kafka.commit(offsets=offsets, asynchronous=True)
+            self._kafka.commit(offsets=[*self._due.values()], asynchronous=True)
         except KafkaException as error:
             self._on_commit(error.args[0], [])
+
+    def _place(self, partition: int, end: int) -> TopicPartition:
+        """What to commit. By the epoch, Kafka knows a log that was cut and grew again."""
+        epoch = self._epochs.get(partition, -1)
+        return TopicPartition(self._topic.name, partition, end, self._mark, epoch)
 
     def _on_commit(
         self, error: KafkaError | None, places: Sequence[TopicPartition]
@@ -351,7 +349,8 @@ class ProfileConsumer:
             log.warning("offsets are not committed yet (%s)", error.name())
             return
         for place in places:
-            if self._due.get(place.partition) == place.offset:
+            due = self._due.get(place.partition)
+            if due is not None and due.offset == place.offset:
                 del self._due[place.partition]
 
     def _leave(self) -> None:
@@ -375,7 +374,14 @@ class ProfileConsumer:
             if partition not in self._owned:
                 continue  # revoked while it was on its way to us
             self._ended.discard(partition)
+            self._epochs[partition] = _known(message.leader_epoch())
             yield record_of(message, Source(self._topic.id, partition))
+
+    def _concerns_us(self, message: Message) -> bool:
+        """Whether it is of a partition of ours, or trouble of any kind."""
+        error = message.error()
+        is_of_a_partition = error is None or error.code() == KafkaError._PARTITION_EOF
+        return not is_of_a_partition or message.partition() in self._owned
 
     def _hear(self, error: KafkaError, partition: int, message: Message) -> None:
         code = error.code()
@@ -396,10 +402,19 @@ class ProfileConsumer:
         low, high = self._kafka.get_watermark_offsets(
             TopicPartition(self._topic.name, partition), timeout=5
         )
-        return (
+        held = (
             f"partition {partition} of topic {self._topic.name} holds the offsets "
-            f"{low} to {high}, and the group is to go on at {message.offset()}: the "
-            "records between are gone from the log; see docs/operations.md"
+            f"{low} to {high}, and the group "
+        )
+        next_ = _known(message.offset())
+        if next_ < 0 or low <= next_ <= high:
+            return (
+                f"{held}has read records that it does not hold: the log was cut and "
+                "grew again; see docs/operations.md"
+            )
+        return (
+            f"{held}is to go on at {next_}: the records between are gone from the "
+            "log; see docs/operations.md"
         )
 
     def _watch_topic(self) -> None:
@@ -408,6 +423,8 @@ class ProfileConsumer:
                 self._check_topic()
             except KafkaUnavailable as error:
                 log.warning("waiting for Kafka: %s", error)
+            if self._waiting:
+                self._tell_lags()
 
     def _check_topic(self) -> bool:
         self._topic_read_at = time.monotonic()
@@ -450,15 +467,20 @@ class ProfileConsumer:
         """
         foreign = place.metadata not in (None, "", self._mark)
         begin = place.offset < 0 or foreign
-        offset = OFFSET_BEGINNING if begin else place.offset
-        return TopicPartition(place.topic, place.partition, offset)
+        self._settled[place.partition] = 0 if begin else place.offset
+        if begin:
+            return TopicPartition(place.topic, place.partition, OFFSET_BEGINNING)
+        epoch = _known(place.leader_epoch)
+        return TopicPartition(
+            place.topic, place.partition, place.offset, leader_epoch=epoch
+        )
 
     def _on_revoke(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {partition.partition for partition in partitions}
         log.info("revoked: %s", sorted(gone))
         self._batch.drop(gone)
         self._backlog = [m for m in self._backlog if m.partition() not in gone]
-        self._due = {p: end for p, end in self._due.items() if p not in gone}
+        self._due = {p: place for p, place in self._due.items() if p not in gone}
         for partition in gone & self._owned:
             with suppress(KeyError):
                 metrics.lag.remove(partition)
@@ -475,7 +497,7 @@ _FORBIDDEN = {
 
 
 def _known(value: int | None) -> int:
-    """A record's place; librdkafka leaves it out only where there is no record."""
+    """A place or an epoch; -1 is none, for librdkafka too."""
     return -1 if value is None else value
 
 

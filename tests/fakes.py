@@ -71,6 +71,7 @@ class FakeMessage:
         partition: int = 0,
         error: int | None = None,
         timestamp: tuple[int, int] = (TIMESTAMP_CREATE_TIME, NOW_MS),
+        leader_epoch: int | None = 7,
     ) -> None:
         facts = {
             "topic": TOPIC.name,
@@ -80,6 +81,7 @@ class FakeMessage:
             "value": value,
             "timestamp": timestamp,
             "headers": None,
+            "leader_epoch": leader_epoch,
             "error": KafkaError(error) if error is not None else None,
         }
         for name, fact in facts.items():
@@ -101,6 +103,8 @@ class FakeKafkaConsumer:
         self.owned: set[int] = set()
         self.paused: set[int] = set()
         self.starts: dict[int, int] = {}
+        self.epochs: dict[int, int | None] = {}
+        self.ends: dict[int, int] = {}
         self.stored: dict[int, TopicPartition] = {}
         self.commits: list[dict[int, int]] = []
         self.commit_errors: list[KafkaError] = []
@@ -133,6 +137,7 @@ class FakeKafkaConsumer:
 
     def incremental_assign(self, partitions) -> None:
         self.starts |= {p.partition: p.offset for p in partitions}
+        self.epochs |= {p.partition: p.leader_epoch for p in partitions}
         self.owned |= {p.partition for p in partitions}
 
     def assignment(self) -> list[TopicPartition]:
@@ -147,7 +152,8 @@ class FakeKafkaConsumer:
     def get_watermark_offsets(
         self, partition, timeout: float = 0, cached: bool = False
     ) -> tuple[int, int]:
-        return 40, 90
+        """A paused partition is not fetched, so what is known of it stays."""
+        return 40, 90 if cached else self.ends.get(partition.partition, 90)
 
     def commit(self, offsets, asynchronous: bool) -> None:
         """Done at once; the answer is heard later, as librdkafka has it."""

@@ -146,6 +146,28 @@ def test_sigterm_and_ctrl_c_stop_the_consumer(consumers):
     assert made.until() is False
 
 
+def test_a_signal_between_two_consumers_is_not_lost(consumers, monkeypatch):
+    def make(*partners):
+        if len(consumers.made) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return FakeConsumer(*partners)
+
+    monkeypatch.setattr(consume_profiles, "ProfileConsumer", make)
+    consumers.ends += [StartOver("topic was recreated"), None]
+    run("consume_profiles")
+    assert consumers.made[1].stopped == 3
+
+
+def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch):
+    def away(table):
+        signal.raise_signal(signal.SIGTERM)
+        raise StoreAway("DynamoDB does not answer")
+
+    monkeypatch.setattr(upserts.Table, "identity", away)
+    run("consume_profiles")
+    assert consumers.made == []
+
+
 def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers):
     consumers.ends += [StartOver("topic was recreated"), None]
     assert "starting over" in run("consume_profiles")

@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from profiles import consumer, items
 from profiles.consumer import (
@@ -60,12 +61,18 @@ class World:
         self.kafka = FakeKafkaConsumer(clock, turns)
         self.table = table or FakeDynamoDB()
         self.topics: list[Topic | Exception] = []
+        self.stores: list[str | None] = []
         self.letters: list[tuple[int, str]] = []
         self.letters_refused = 0
         kafka: Any = self.kafka
         client: Any = self.table
         self.consumer = ProfileConsumer(
-            kafka.made, self.topic, "store", Table(client, "t").apply, self.dead_letter
+            kafka.made,
+            self.topic,
+            "store",
+            self.store,
+            Table(client, "t").apply,
+            self.dead_letter,
         )
         self.turn = self.consumer.turn
         self.kafka.subscribe(
@@ -78,6 +85,10 @@ class World:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def store(self) -> str | None:
+        """What is in `stores`, once each; then the table as it was."""
+        return self.stores.pop(0) if self.stores else "store"
 
     def dead_letter(self, letters):
         if self.letters_refused:
@@ -363,6 +374,21 @@ def test_records_from_before_a_revocation_never_overtake_those_after_it(world):
     assert w.kafka.commits == [{0: 1}, {3: 9}]
 
 
+def test_records_that_come_with_the_revocation_of_their_partition_are_left(world):
+    def lose_and_regain():
+        w.kafka.revoke(3)
+        w.kafka.turns = [lambda: w.kafka.assign(3), [message(8, "3", partition=3)]]
+        return [message(10, "3", partition=3)]
+
+    w = world([message(0)], lose_and_regain)
+    w.kafka.assign(3)
+    w.table.troubles = [throttled()] * 4
+    w.turn()
+    w.turn()
+    w.turn()
+    assert w.kafka.commits == [{0: 1}, {3: 9}]
+
+
 def test_what_is_due_for_a_revoked_partition_is_not_committed(world):
     def revoke():
         w.kafka.revoke(3)
@@ -391,6 +417,22 @@ def test_the_pauses_between_tries_grow_up_to_a_bound(world, clock):
     assert consumer.LONGEST_PAUSE_S / 2 <= pauses[-1] <= consumer.LONGEST_PAUSE_S
 
 
+def test_the_lag_grows_while_the_table_is_waited_for(world):
+    def note():
+        lags.append(
+            REGISTRY.get_sample_value("profile_lag_records", {"partition": "0"})
+        )
+
+    lags: list[float | None] = []
+    w = world([message(49)], *[note] * 40)
+    w.kafka.ends = {0: 190}  # records that are there, and not fetched
+    w.table.troubles = [throttled()] * 8
+    w.turn()
+    assert lags[-1] == 150  # of what the log holds, nothing is settled
+    note()
+    assert lags[-1] == 40
+
+
 # Stopping
 
 
@@ -412,6 +454,19 @@ def test_stop_gives_up_uncommitted_what_it_can_not_finish_in_time(world, clock):
     assert clock.now - started < 10
     assert w.kafka.commits == []
     assert w.kafka.closed
+
+
+def test_a_dead_letter_is_not_begun_once_its_time_is_over(world, clock):
+    def stop():
+        w.consumer.stop()
+        clock.sleep(consumer.GIVE_UP_S + 1)
+
+    w = world([message(0), FakeMessage(1, b"{")], stop)
+    w.letters_refused = 1
+    w.table.troubles = [throttled()] * 10_000
+    w.consumer.run(until=lambda: False)
+    assert w.letters_refused == 0
+    assert w.letters == []
 
 
 def test_partitions_that_come_while_it_leaves_are_asked_nothing_about(world):
@@ -467,6 +522,16 @@ def test_a_committed_offset_is_gone_on_from(world, metadata):
     assert w.kafka.starts[4] == 17
 
 
+def test_the_leaders_epoch_is_committed_and_gone_on_from(world):
+    """By it Kafka tells that a log was cut below the offset, and grew past it again."""
+    w = world([message(4)])
+    w.turn()
+    assert w.kafka.stored[0].leader_epoch == 7
+    w.kafka.revoke(0)
+    w.kafka.assign(0)
+    assert (w.kafka.starts[0], w.kafka.epochs[0]) == (5, 7)
+
+
 @pytest.mark.parametrize("metadata", ["topic-0 store", f"{TOPIC.id} restored"])
 def test_an_offset_committed_for_another_incarnation_of_topic_or_table_counts_for_nothing(
     world, metadata
@@ -520,6 +585,13 @@ def test_records_that_are_gone_stop_the_consumer_with_the_gap(world, code):
     with pytest.raises(RecordsMissing, match=r"offsets 40 to 90, .* go on at 17"):
         w.turn()
     assert w.kafka.commits == []
+
+
+@pytest.mark.parametrize("offset", [-1001, 60])
+def test_a_log_that_was_cut_and_grew_again_stops_the_consumer(world, offset):
+    cut = FakeMessage(offset, error=KafkaError._AUTO_OFFSET_RESET)
+    with pytest.raises(RecordsMissing, match="was cut and grew again"):
+        world([cut]).turn()
 
 
 @pytest.mark.parametrize("code", LOST)
@@ -701,3 +773,30 @@ def test_nobody_has_caught_up_who_was_given_nothing_yet(world, clock):
     assert not w.consumer.caught_up
     clock.sleep(consumer.JOIN_S + 1)
     assert w.consumer.caught_up
+
+
+def test_a_table_that_was_replaced_is_begun_anew_with_nothing_written(world, clock):
+    w = world([message(0, FirstName="John")])
+    w.stores = ["another"]
+    clock.sleep(consumer.STORE_S)
+    with pytest.raises(StartOver, match="table was replaced"):
+        w.turn()
+    assert (w.table.items, w.kafka.commits) == ({}, [])
+
+
+def test_a_table_that_is_replaced_while_it_is_waited_for_is_begun_anew(world):
+    w = world([message(0)])
+    w.table.troubles = [throttled()] * 100
+    w.kafka.turns += [lambda: w.stores.append("another")]
+    with pytest.raises(StartOver):
+        w.turn()
+    assert (w.table.items, w.kafka.commits) == ({}, [])
+
+
+def test_a_table_that_does_not_tell_which_it_is_is_waited_for(world, clock):
+    w = world([message(0)])
+    w.stores = [None, None]
+    clock.sleep(consumer.STORE_S)
+    w.turn()
+    assert {*w.table.items} == {"1"}
+    assert w.kafka.commits == [{0: 1}]

@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 from prometheus_client import REGISTRY
 
-from profiles import consumer, ingest, metrics, tracing
+from profiles import batches, ingest, metrics, tracing
 from profiles.producer import NotAcknowledged
 from profiles.updates import Receipt, Source
 from tests.fakes import record_of
@@ -109,7 +109,7 @@ def test_what_kafka_refuses_is_not_counted_as_accepted(monkeypatch):
 def test_folded_updates_are_counted():
     before = figure("profile_updates_coalesced_total")
     records = [record_of(b'{"PatientId":"1"}', offset=offset) for offset in range(3)]
-    consumer.read_batch(records)
+    batches.read_batch(records)
     assert figure("profile_updates_coalesced_total") == before + 2
 
 

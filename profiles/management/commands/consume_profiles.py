@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -45,13 +47,17 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Consume; begin anew where the topic was recreated."""
+        """Consume; begin anew where the topic was recreated or the table replaced."""
+        self._consumer: ProfileConsumer | None = None
+        self._stopped = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop())
         if settings.METRICS_PORT:
             address = "127.0.0.1" if settings.DEVELOPMENT else "0.0.0.0"  # noqa: S104
             metrics.serve(address, settings.METRICS_PORT)
         try:
             self._look_for_kafka()
-            while not self._consume(options["until_caught_up"]):
+            while not (self._stopped or self._consume(options["until_caught_up"])):
                 pass
         except _OPERATOR as error:
             raise CommandError(f"{error}.") from None
@@ -59,6 +65,14 @@ class Command(BaseCommand):
             raise CommandError(
                 f"Kafka's client can't work ({error.args[0].name()}): check KAFKA_CONFIG."
             ) from None
+        if self._stopped and options["until_caught_up"]:
+            raise CommandError("Stopped before everything was read.")
+
+    def _stop(self) -> None:
+        """A signal came: it counts for the consumer that is, and for one to come."""
+        self._stopped = True
+        if self._consumer is not None:
+            self._consumer.stop()
 
     def _look_for_kafka(self) -> None:
         try:
@@ -71,9 +85,9 @@ class Command(BaseCommand):
                 "`make local-dev-stack`, or set KAFKA_BOOTSTRAP_SERVERS."
             ) from None
 
-    def _identity(self, table: Table) -> str:
-        """Waits for the table; updates wait on the topic meanwhile."""
-        while True:
+    def _identity(self, table: Table) -> str | None:
+        """Waits for the table, as updates do on the topic; None where we are to stop."""
+        while not self._stopped:
             try:
                 return table.identity()
             except StoreAway as error:
@@ -82,29 +96,37 @@ class Command(BaseCommand):
                     f"{settings.DYNAMODB_ENDPOINT_URL or 'AWS'}; locally, start it "
                     "with `make local-dev-stack`."
                 )
-                time.sleep(5)
+                self._pause()
+        return None
+
+    def _pause(self) -> None:
+        until = time.monotonic() + 5
+        while not self._stopped and time.monotonic() < until:
+            time.sleep(0.2)
 
     def _consume(self, until_caught_up: bool) -> bool:
-        """Whether it is over; else the topic was recreated."""
+        """Whether it is over; else topic or table are others now."""
         table = Table(connections.dynamodb(), settings.DYNAMODB_TABLE)
-        consumer = ProfileConsumer(
+        store = self._identity(table)
+        if store is None:
+            return True
+        consumer = self._consumer = ProfileConsumer(
             connections.consumer,
             topics.Enquiry(connections.admin),
-            self._identity(table),
+            store,
+            partial(_told, table),
             table.apply,
             DeadLetterTopic(
                 connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
             ).put,
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: consumer.stop())
+        if self._stopped:  # while it was made, and it did not hear
+            consumer.stop()
         try:
             consumer.run(self.caught_up(consumer) if until_caught_up else _never)
         except StartOver as reason:
             self.stderr.write(f"{reason}: starting over")
             return False
-        if until_caught_up and consumer.stopped:
-            raise CommandError("Stopped before everything was read.")
         return True
 
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
@@ -118,6 +140,13 @@ class Command(BaseCommand):
             )
 
         return caught_up
+
+
+def _told(table: Table) -> str | None:
+    """Which table it is; None where it does not tell now."""
+    with suppress(StoreAway):
+        return table.identity()
+    return None
 
 
 def _never() -> bool:
