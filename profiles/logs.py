@@ -154,8 +154,22 @@ def record_of(message: Message, source: Source) -> Record:
         timestamp_ms=timestamp_ms if kind else -1,
         key=message.key(),
         value=message.value(),
-        headers=cast(Headers, message.headers() or ()),
+        headers=_headers(message),
     )
+
+
+def _headers(message: Message) -> Headers:
+    """A foreign producer may name a header in bytes that are no text; the client then
+    gives none of them, and they are no part of the update.
+    """
+    try:
+        return cast(Headers, message.headers() or ())
+    except (SystemError, UnicodeDecodeError):
+        return _UNREADABLE_HEADERS
+
+
+_UNREADABLE_HEADERS: Headers = (("headers-lost", b"a header's name is not UTF-8"),)
+"""What a dead letter of such a record says instead of them."""
 
 
 _UNREADABLE = {

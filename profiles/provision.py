@@ -7,7 +7,7 @@ was found different. Changes nothing that exists.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 ADMIN_TIMEOUT_S = 15.0
+REPLICAS = 3
 DEAD_LETTER_BYTES = 4 * 1024 * 1024
 
 
@@ -56,22 +57,25 @@ def topic_plans(
 def provision_topic(admin: AdminClient, plan: TopicPlan) -> Iterator[str]:
     """Create the topic, or tell how the one that exists differs from the plan."""
     brokers = len(admin.list_topics(timeout=ADMIN_TIMEOUT_S).brokers)
+    copies = min(REPLICAS, brokers)
+    config = {**plan.config, **_durability(brokers)}
     new = NewTopic(
         plan.name,
         num_partitions=plan.partitions,
-        replication_factor=min(3, brokers),
-        config={**plan.config, **_durability(brokers)},
+        replication_factor=copies,
+        config=config,
     )
     try:
         admin.create_topics([new], operation_timeout=ADMIN_TIMEOUT_S)[
             plan.name
         ].result()
-        yield f"topic {plan.name}: created with {plan.partitions} partitions"
+        made = f"{plan.partitions} partitions, replicas: {copies}"
+        yield f"topic {plan.name}: created with {made}"
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
         yield f"topic {plan.name}: exists"
-        yield from _differences(admin, plan)
+        yield from _differences(admin, replace(plan, config=config), copies)
 
 
 def provision_table(client: DynamoDBClient, table: str) -> Iterator[str]:
@@ -97,17 +101,23 @@ def provision_table(client: DynamoDBClient, table: str) -> Iterator[str]:
 
 def _durability(brokers: int) -> dict[str, str]:
     """What three brokers allow: an acknowledged record outlives the loss of one."""
-    if brokers < 3:
+    if brokers < REPLICAS:
         return {}
     return {"min.insync.replicas": "2", "unclean.leader.election.enable": "false"}
 
 
-def _differences(admin: AdminClient, plan: TopicPlan) -> Iterator[str]:
+def _differences(admin: AdminClient, plan: TopicPlan, copies: int) -> Iterator[str]:
     found = admin.list_topics(plan.name, timeout=ADMIN_TIMEOUT_S).topics[plan.name]
     if len(found.partitions) != plan.partitions:
         yield (
             f"topic {plan.name}: DIFFERENT: it has {len(found.partitions)} partitions, "
             f"configured are {plan.partitions}"
+        )
+    kept = min(len(each.replicas) for each in found.partitions.values())
+    if kept < copies:
+        yield (
+            f"topic {plan.name}: DIFFERENT: it keeps a record {kept} times, and the "
+            f"cluster could {copies} times: give its partitions more replicas"
         )
     resource = ConfigResource(ResourceType.TOPIC, plan.name)
     future = admin.describe_configs([resource], request_timeout=ADMIN_TIMEOUT_S)

@@ -338,6 +338,12 @@ class Answer:
         return self.value
 
 
+_BROKER_DEFAULTS = {
+    "min.insync.replicas": "1",
+    "unclean.leader.election.enable": "true",
+}
+
+
 class FakeAdmin:
     """A cluster's topics: name to partitions and configuration."""
 
@@ -357,9 +363,11 @@ class FakeAdmin:
         if error:
             return {topic.topic: Answer(KafkaException(KafkaError(error)))}
         self.created.append(topic)
-        partitions = dict.fromkeys(range(topic.num_partitions))
+        replicas = SimpleNamespace(replicas=[*range(topic.replication_factor)])
         self.topics[topic.topic] = SimpleNamespace(
-            id="topic-1", partitions=partitions, config={**topic.config}
+            id="topic-1",
+            partitions=dict.fromkeys(range(topic.num_partitions), replicas),
+            config={**topic.config},
         )
         return {topic.topic: Answer(None)}
 
@@ -373,7 +381,7 @@ class FakeAdmin:
 
     def describe_configs(self, resources, request_timeout: float) -> dict[Any, Answer]:
         (resource,) = resources
-        config = self.topics[resource.name].config
+        config = {**_BROKER_DEFAULTS, **self.topics[resource.name].config}
         return {
             resource: Answer(
                 {name: SimpleNamespace(value=value) for name, value in config.items()}

@@ -50,8 +50,8 @@ def run(*command: str) -> str:
 def test_provision_makes_topics_and_table_and_may_be_run_again(kafka, dynamodb):
     dynamodb.delete_table(TableName="patient-profile")
     assert run("provision").splitlines() == [
-        "topic patient-profile: created with 12 partitions",
-        "topic patient-profile.dlq: created with 1 partitions",
+        "topic patient-profile: created with 12 partitions, replicas: 1",
+        "topic patient-profile.dlq: created with 1 partitions, replicas: 1",
         "table patient-profile: created",
     ]
     assert run("provision").splitlines() == [

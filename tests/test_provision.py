@@ -21,7 +21,8 @@ def told(admin: Any, plan=TOPIC) -> list[str]:
 
 def test_the_topic_is_made_to_keep_everything_in_the_brokers_time():
     admin = FakeAdmin()
-    assert told(admin) == ["topic patient-profile: created with 12 partitions"]
+    made = "topic patient-profile: created with 12 partitions, replicas: 1"
+    assert told(admin) == [made]
     assert admin.topics["patient-profile"].config == {
         "cleanup.policy": "delete",
         "retention.ms": "-1",
@@ -62,6 +63,16 @@ def test_a_topic_that_differs_is_told():
         "topic patient-profile: DIFFERENT: it has 12 partitions, configured are 24",
         "topic patient-profile: DIFFERENT: retention.ms is -1, configured is 1000",
     ]
+
+
+def test_a_topic_that_was_made_with_a_broker_missing_is_told():
+    admin = FakeAdmin(2)
+    told(admin)
+    admin.brokers = dict.fromkeys(range(3))
+    _, replicas, *settings = told(admin)
+    assert "keeps a record 2 times, and the cluster could 3 times" in replicas
+    assert "min.insync.replicas is 1, configured is 2" in settings[0]
+    assert "unclean.leader.election.enable is true, configured is false" in settings[1]
 
 
 def test_another_failure_is_not_swallowed():
