@@ -6,6 +6,7 @@ is stalled, some have to stay free for the probes and for the refusals.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ STALLED_S = 0.5
 
 
 class Full(Exception):
-    """Nothing moves, and enough wait already: answer at once."""
+    """Nothing moves, or too slowly, and enough wait already: answer now."""
 
 
 class Gate:
@@ -30,9 +31,12 @@ class Gate:
             self._places.put(None)
 
     @contextmanager
-    def passage(self) -> Iterator[Callable[[], None]]:
-        """Yields what to call when the outside system has answered; raises Full."""
-        self._enter()
+    def passage(self, most_s: float = math.inf) -> Iterator[Callable[[], None]]:
+        """Yields what to call when the outside system has answered.
+
+        Raises Full where nothing moves, and after queueing for `most_s`.
+        """
+        self._enter(time.monotonic() + most_s)
         try:
             yield self._move
         finally:
@@ -41,13 +45,13 @@ class Gate:
     def _move(self) -> None:
         self._moved_at = time.monotonic()
 
-    def _enter(self) -> None:
+    def _enter(self, by: float) -> None:
         if self._places.qsize() == self._capacity:  # nobody waits: it can't be stalled
             self._move()
         with suppress(Empty):
             return self._places.get_nowait()
         while True:
-            patience_s = self._moved_at + STALLED_S - time.monotonic()
+            patience_s = min(self._moved_at + STALLED_S, by) - time.monotonic()
             if patience_s <= 0:
                 raise Full
             with suppress(Empty):

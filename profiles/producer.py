@@ -7,6 +7,7 @@ a Kafka producer and tell the topic; it knows no HTTP and no table.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -25,6 +26,12 @@ log = logging.getLogger(__name__)
 
 ACKNOWLEDGE_TIMEOUT_S = 4.5
 """A little over the delivery timeout, so that librdkafka's own verdict comes first."""
+
+
+ANSWER_S = 5.0
+"""In which a POST has its answer, however long it queued before."""
+
+QUEUE_S = 2.0
 
 
 class NotAcknowledged(Exception):
@@ -65,7 +72,7 @@ class Publisher:
     def publish(self, update: Update) -> Receipt:
         """Put the update on the topic; returns once it is durable there.
 
-        Blocks for at most ACKNOWLEDGE_TIMEOUT_S. Raises NotAcknowledged, and what
+        Blocks for at most ANSWER_S. Raises NotAcknowledged, and what
         `topic` raises where the topic is not to be written to.
         """
         [verdict] = self.publish_all([update])
@@ -81,10 +88,11 @@ class Publisher:
         All are on their way together, so a refused one may stand before accepted ones
         of its patient: its client sends them again from the first refused on.
         """
+        by = time.monotonic() + ANSWER_S
         topic = self._topic()
         try:
-            with self._gate.passage() as moved:
-                return self._deliver(topic, updates, headers, moved)
+            with self._gate.passage(QUEUE_S) as moved:
+                return self._deliver(topic, updates, headers, by, moved)
         except Full:
             raise NotAcknowledged("too many updates wait for Kafka") from None
 
@@ -93,10 +101,11 @@ class Publisher:
         topic: Topic,
         updates: Sequence[Update],
         headers: Headers,
+        by: float,
         moved: Callable[[], None],
     ) -> list[Verdict]:
         session = self._current()
-        delivery = session.deliver(topic, updates, headers)
+        delivery = session.deliver(topic, updates, headers, by)
         if delivery.broken:
             self._retire(session)
         else:
@@ -150,12 +159,16 @@ class _Delivery:
         self._expected = index
         self._conclude()
 
-    def wait(self) -> None:
-        """Until each that was sent has its verdict, or is late."""
+    def wait(self, by: float) -> None:
+        """Until each that was sent has its verdict, or is late.
+
+        A producer that had all its time and told nothing is taken for broken.
+        """
+        left_s = max(0.0, by - time.monotonic())
         try:
-            self._done.get(timeout=ACKNOWLEDGE_TIMEOUT_S)
+            self._done.get(timeout=min(ACKNOWLEDGE_TIMEOUT_S, left_s))
         except Empty:
-            self.broken = True
+            self.broken = left_s >= ACKNOWLEDGE_TIMEOUT_S
 
     def _conclude(self) -> None:
         if self._reports == self._expected:
@@ -183,7 +196,7 @@ class _Session:
         Thread(target=self._poll, name="producer-poll", daemon=True).start()
 
     def deliver(
-        self, topic: Topic, updates: Sequence[Update], headers: Headers
+        self, topic: Topic, updates: Sequence[Update], headers: Headers, by: float
     ) -> _Delivery:
         """Send the updates in their order, and wait for the verdicts."""
         delivery = _Delivery(topic, len(updates))
@@ -204,7 +217,7 @@ class _Session:
                 delivery.broken = True
                 delivery.stop_at(index, _describe(error.args[0]))
                 break
-        delivery.wait()
+        delivery.wait(by)
         return delivery
 
     def retire(self) -> None:

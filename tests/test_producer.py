@@ -234,6 +234,17 @@ def test_a_kafka_that_answers_slowly_is_waited_for_however_long_the_queue():
         assert {receipt.result(10).offset for receipt in receipts} == {*range(12)}
 
 
+def test_a_long_queue_before_a_slow_kafka_is_answered_in_time(monkeypatch):
+    monkeypatch.setattr(producer, "ANSWER_S", 0.4)
+    monkeypatch.setattr(producer, "QUEUE_S", 0.2)
+    kafka = FakeKafkaProducer(acks=False)
+    with publisher(kafka, capacity=1) as to_topic, ThreadPoolExecutor(9) as pool:
+        answers = [pool.submit(to_topic.publish, UPDATE) for _ in range(9)]
+        refusals = [answer.exception(timeout=10) for answer in answers]
+    assert {type(refusal) for refusal in refusals} == {NotAcknowledged}
+    assert to_topic._session is not None  # nobody gave the producer all its time
+
+
 def test_no_more_than_the_capacity_waits_for_kafka_at_a_time():
     waiting: list[int] = []
 
