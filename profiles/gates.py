@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 STALLED_S = 0.5
+FIRST_S = 2.0
+"""What a first answer may take: a process that has just started connects before it."""
 
 
 class Full(Exception):
@@ -25,6 +27,7 @@ class Gate:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._moved_at = 0.0
+        self._patience_s = FIRST_S
         # Places as things in a queue: which waits in C, unlike a Condition.
         self._places: SimpleQueue[None] = SimpleQueue()
         for _ in range(capacity):
@@ -40,6 +43,7 @@ class Gate:
         try:
             yield self._move
         finally:
+            self._patience_s = STALLED_S
             self._places.put(None)
 
     def _move(self) -> None:
@@ -51,8 +55,8 @@ class Gate:
         with suppress(Empty):
             return self._places.get_nowait()
         while True:
-            patience_s = min(self._moved_at + STALLED_S, by) - time.monotonic()
-            if patience_s <= 0:
+            left_s = min(self._moved_at + self._patience_s, by) - time.monotonic()
+            if left_s <= 0:
                 raise Full
             with suppress(Empty):
-                return self._places.get(timeout=patience_s)
+                return self._places.get(timeout=min(left_s, STALLED_S))

@@ -99,7 +99,7 @@ def test_the_original_curl_reaches_the_table_and_the_page(running, web):
         "IsPregnant": "False",
         "Sex": "Female",
     }
-    page = requests.get(f"{web.url}/profiles/", timeout=10)
+    page = requests.get(f"{web.url}/profiles/?q=1", timeout=10)
     assert "John" in page.text
     detail = requests.get(f"{web.url}/profiles/1/", timeout=10)
     assert "Doe" in detail.text

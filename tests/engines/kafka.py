@@ -63,6 +63,10 @@ class Broker(Engine):
             return self.node in admin.list_topics(timeout=1).brokers
         return False
 
+    def partition_log(self, topic: str, partition: int) -> Path:
+        """The file with a partition's first records, to be harmed while nobody runs."""
+        return self._data / f"{topic}-{partition}" / f"{0:020}.log"
+
     @staticmethod
     def _java() -> list[str]:
         return [*jvm("kafka"), *LOGGING]

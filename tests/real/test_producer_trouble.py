@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import resource
+import signal
 import sys
 import time
 from collections import Counter
@@ -200,15 +202,20 @@ def test_kafka_goes_and_comes_back_under_load(scene, shared, fault):
     assert_true(scene, given)
 
 
-def test_a_kafka_that_answers_in_fits_and_starts_gets_true_answers(scene, shared):
+@pytest.mark.parametrize(
+    ("away_s", "there_s", "times"),
+    [(1.5, 0.2, 5), (0.3, 0.05, 30)],
+    ids=["fits and starts", "slow"],
+)
+def test_a_kafka_that_is_slow_gets_true_answers(scene, shared, away_s, there_s, times):
     with scene.web() as web, load(web, 24) as clients:
         wait_until(accepts_again(clients), 30, "nothing was accepted")
-        for _ in range(5):
+        for _ in range(times):
             shared.broker.suspend()
-            time.sleep(1.5)
+            time.sleep(away_s)
             shared.broker.resume()
-            time.sleep(0.2)
-    tell("Kafka in fits and starts", answers(clients))
+            time.sleep(there_s)
+    tell(f"Kafka away for {away_s} s and there for {there_s} s", answers(clients))
     assert_true(scene, answers(clients))
 
 
@@ -266,8 +273,27 @@ def test_each_of_two_workers_publishes(scene):
     assert_true(scene, answers(clients))
 
 
+def test_a_reload_under_load_makes_new_workers_that_publish(scene):
+    """SIGHUP has the server put new workers in the place of the old ones."""
+    started = b"Started worker-"
+    with (
+        Workers(scene.stack.directory, scene.stack.environ) as web,
+        load(web, 24) as clients,
+    ):
+        wait_until(accepts_again(clients), 30, "no load")
+        os.kill(web.pid, signal.SIGHUP)
+        wait_until(
+            lambda: web.log.read_bytes().count(started) >= 4, 60, "no new workers"
+        )
+        wait_until(accepts_again(clients), 30, "nothing was accepted again")
+    given = [answer for answer in answers(clients) if answer.status]
+    tell("reload", given)
+    assert_true(scene, given)
+
+
 def test_a_broker_whose_disk_is_full_is_refused_and_returned_to(scene, shared):
     """Every write fails as on a full disk; Kafka then ends itself."""
+    member = scene.joined()
     with scene.web() as web, load(web, 8) as clients:
         wait_until(accepts_again(clients), 30, "nothing was accepted")
         resource.prlimit(shared.broker.pid, resource.RLIMIT_FSIZE, (4096, 4096))
@@ -278,3 +304,6 @@ def test_a_broker_whose_disk_is_full_is_refused_and_returned_to(scene, shared):
         wait_until(accepts_again(clients), 30, "nothing was accepted again")
     tell("disk full", answers(clients))
     assert_true(scene, answers(clients))
+    scene.settle()
+    assert member.running
+    scene.assert_sound()

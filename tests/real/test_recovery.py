@@ -252,6 +252,30 @@ def test_a_rebuild_that_was_killed_goes_on(running, tmp_path):
     assert assigned(again).count(b": -2") < PARTITIONS, "it began anew"
 
 
+def test_what_comes_during_a_rebuild_and_the_switch_is_in_the_new_table(
+    running, tmp_path
+):
+    rebuild = Command(
+        "meanwhile",
+        tmp_path,
+        running.environ,
+        ["rebuild_profiles", "--table", "meanwhile"],
+    )
+    with running.member("live") as live:
+        rebuild.start()
+        for number in range(20):
+            fill(running, updates=100, patients=50, prefix=f"meanwhile-{number % 4}")
+        assert rebuild.exit_code(120) == 0
+        live.stop()
+    new = Stack(running.directory, {**running.environ, "DYNAMODB_TABLE": "meanwhile"})
+    with new.member("switched") as switched:
+        fill(running, updates=100, patients=50, prefix="switched")
+        new.catch_up()
+        switched.stop()
+    running.catch_up()
+    assert scan(running, "meanwhile") == scan(running)
+
+
 def assigned(rebuild: Command) -> bytes:
     """The offsets it began with; -2 is the beginning."""
     lines = rebuild.log.read_bytes().splitlines()
