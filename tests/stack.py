@@ -74,11 +74,13 @@ class Web(Command):
         environ: Mapping[str, str],
         name: str = "web",
         manage: Sequence[str] = MANAGE,
+        workers: int = 1,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         with_port = {**environ, "PORT": str(self.port)}
-        super().__init__(name, directory, with_port, ["serve"], manage)
+        arguments = ["serve", "--workers", str(workers)]
+        super().__init__(name, directory, with_port, arguments, manage)
 
     def is_ready(self) -> bool:
         try:

@@ -150,6 +150,14 @@ def test_production_refuses_to_start_half_configured(load, name, value):
         load(**{**PRODUCTION, name: value})
 
 
+def test_production_logs_json_and_development_lines(load):
+    def format_of(loaded):
+        return loaded["LOGGING"]["handlers"]["stderr"]["formatter"]
+
+    assert format_of(load()) == "line"
+    assert format_of(load(**PRODUCTION)) == "json"
+
+
 TOKENS = {"JWT_ISSUER": "https://idp.example/", "JWT_AUDIENCE": "profiles"}
 LOCAL_KEY = {"JWT_LOCAL_KEY": "0123456789abcdef" * 2}
 PROVIDER = {"JWT_JWKS_URL": "https://idp.example/keys"}

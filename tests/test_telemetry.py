@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
 
 import pytest
 
-from profiles.telemetry import Frames, NoQuery
+from profiles.telemetry import Frames, JsonLines, NoQuery
 
 CANARY = "Canary"
 
@@ -56,6 +57,17 @@ def test_what_was_replaced_on_purpose_is_not_told():
             raise LookupError(CANARY) from None
 
     assert "ValueError" not in Frames().format(record(caught(replaced)))
+
+
+def test_a_line_of_production_is_one_json_object():
+    line = JsonLines().format(record(caught(lambda: refuse(f"{CANARY}\n"))))
+    assert "\n" not in line
+    assert CANARY not in line
+    told = json.loads(line)
+    assert told.keys() == {"time", "level", "logger", "message", "frames"}
+    assert (told["level"], told["logger"]) == ("ERROR", "x")
+    assert told["message"] == "it failed"
+    assert told["frames"].endswith("ValueError")
 
 
 NOBODY_CATCHES = {

@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 from prometheus_client import REGISTRY
 
-from profiles import batches, ingest, metrics, tracing
+from profiles import batches, ingest, tracing
 from profiles.producer import NotAcknowledged
 from profiles.updates import Receipt, Source
 from tests.fakes import record_of
@@ -121,12 +121,3 @@ def test_the_figures_are_text_for_prometheus_without_any_patient(sent):
     assert "profile_updates_accepted_total" in text
     assert "canary" not in text
     assert "Secret" not in text
-
-
-def test_several_workers_figures_are_added_up(tmp_path, monkeypatch):
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    (tmp_path / "counter_1.db").write_bytes(b"")
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "to be set")
-    metrics.share(tmp_path)
-    assert [*tmp_path.iterdir()] == []
-    assert metrics.exposition() == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 from django.conf import settings
@@ -27,6 +28,8 @@ class Command(BaseCommand):
         """Serve until a signal."""
         if options["workers"] > 1:
             metrics.share(settings.VAR_DIR / "metrics")
+            # A forked one would count in this process's memory, as imported above.
+            multiprocessing.set_start_method("spawn")
         Granian(
             "patientsite.wsgi:application",
             address=options["host"],
