@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest
@@ -25,6 +27,9 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
 _ARRAY = re.compile(rb"[ \t\r\n]*\[")
+_ANYWHERE = nullcontext()
+_large_at_a_time = BoundedSemaphore(4)
+"""Up to 8 MiB each: the memory that they take is bounded by their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,14 @@ class Body:
 
     values: list[object]
     many: bool
+
+
+def room(request: HttpRequest) -> AbstractContextManager[None]:
+    """What a body is read and answered in: by its announced length, one of few places.
+
+    Entering raises problems.Unavailable where none is free.
+    """
+    return _place() if _is_large(request) else _ANYWHERE
 
 
 def read(request: HttpRequest) -> Body:
@@ -51,6 +64,23 @@ def read(request: HttpRequest) -> Body:
     if len(raw) > ONE_BYTES:
         raise problems.TooLarge(f"An object is over {ONE_BYTES:,} bytes.")
     return Body([_parse(raw)], many=False)
+
+
+@contextmanager
+def _place() -> Iterator[None]:
+    if not _large_at_a_time.acquire(blocking=False):
+        raise problems.Unavailable("Too many large requests at a time. Send it again.")
+    try:
+        yield
+    finally:
+        _large_at_a_time.release()
+
+
+def _is_large(request: HttpRequest) -> bool:
+    try:
+        return ONE_BYTES < int(request.META.get("CONTENT_LENGTH") or 0) <= MANY_BYTES
+    except ValueError:  # `read` refuses it
+        return False
 
 
 def _has_body(request: HttpRequest) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from functools import cache
 from http import HTTPStatus
-from threading import BoundedSemaphore
 from urllib.parse import quote
 
 import orjson
@@ -30,9 +29,6 @@ from profiles.producer import NotAcknowledged, Publisher, Verdict
 from profiles.updates import Receipt, Update
 
 ERRORS_TOLD = 100
-
-_many_at_a_time = BoundedSemaphore(4)
-"""Bodies of 8 MiB: the memory that they take is bounded by their number."""
 
 
 @cache
@@ -65,13 +61,8 @@ def publish_many(request: HttpRequest, values: list[object]) -> HttpResponse:
 
     Raises problems.InvalidElements or problems.Unavailable.
     """
-    if not _many_at_a_time.acquire(blocking=False):
-        raise problems.Unavailable("Too many large requests at a time. Send it again.")
-    try:
-        updates = _parse_all(values)
-        verdicts = _publish(request, updates)
-    finally:
-        _many_at_a_time.release()
+    updates = _parse_all(values)
+    verdicts = _publish(request, updates)
     if any(isinstance(verdict, NotAcknowledged) for verdict in verdicts):
         return _partly_refused(updates, verdicts)
     return _json([_told(u, v) for u, v in zip(updates, verdicts, strict=True)])

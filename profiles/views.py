@@ -71,9 +71,10 @@ class PatientProfileView(APIView):
         """Publish; 202 with receipts once Kafka holds every update durably."""
         access.admit(request, access.WRITE)
         _require_json_accepted(request)
-        body = bodies.read(request)
-        if body.many:
-            return ingest.publish_many(request, body.values)
+        with bodies.room(request):
+            body = bodies.read(request)
+            if body.many:
+                return ingest.publish_many(request, body.values)
         update = serializers.parse(body.values[0])
         receipt = ingest.publish_one(request, update)
         if seconds := _preferred_wait(request):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from io import BytesIO
 from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import unquote
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from profiles import ingest, records, serializers
+from profiles import bodies, ingest, records, serializers
 from profiles.producer import NotAcknowledged, Verdict
 from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from profiles.updates import Receipt, Source, Update
@@ -434,11 +435,44 @@ def test_what_kafka_refuses_is_told_beside_what_it_took(post, publisher, monkeyp
     assert told[1]["Refused"] == "Kafka did not acknowledge"
 
 
-def test_large_requests_beyond_a_few_are_shed(post, monkeypatch):
-    monkeypatch.setattr(ingest, "_many_at_a_time", BoundedSemaphore(1))
-    with ingest._many_at_a_time:
-        assert post([{"PatientId": "1"}]).status_code == 503
-    assert post([{"PatientId": "1"}]).status_code == 202
+LARGE = b'[{"PatientId": "1"}' + b" " * records.MAX_VALUE_BYTES + b"]"
+
+
+@pytest.fixture
+def one_place(monkeypatch):
+    """The only place for a large body."""
+    monkeypatch.setattr(bodies, "_large_at_a_time", BoundedSemaphore(1))
+    return bodies._large_at_a_time
+
+
+def test_large_bodies_beyond_a_few_are_shed_before_a_byte_is_read(post, one_place):
+    unread = BytesIO()
+    unread.close()
+    with one_place:
+        answer = post(LARGE, **{"wsgi.input": unread})
+        assert "Too many large requests" in problem(answer, 503)["detail"]
+        assert answer["Retry-After"] == "1"
+        assert post([{"PatientId": "1"}]).status_code == 202
+        assert post(padded(65_536)).status_code == 202
+
+
+def test_a_large_body_keeps_its_place_until_it_is_answered(
+    post, publisher, monkeypatch, one_place
+):
+    def publish_all(updates, headers):
+        assert not one_place.acquire(blocking=False)
+        return FakePublisher().publish_all(updates, headers)
+
+    monkeypatch.setattr(publisher, "publish_all", publish_all)
+    assert post(LARGE).status_code == 202
+    assert one_place.acquire(blocking=False)
+
+
+def test_a_large_body_that_is_refused_gives_its_place_back(post, one_place):
+    for _ in range(2):
+        assert post(LARGE[1:]).status_code == 413
+        assert post(LARGE[:-1]).status_code == 400
+    assert post(LARGE).status_code == 202
 
 
 def test_an_object_of_its_own_is_held_to_the_record_limit(post):
