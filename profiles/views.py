@@ -58,13 +58,16 @@ class PatientProfileView(APIView):
         if request.method != "POST":
             return super().dispatch(request, *args, **kwargs)
         try:
-            return self.post(request)
+            response = self.post(request)
         except Exception as error:
-            response = problems.exception_handler(error, {})
-            metrics.refused.labels(response.status_code if response else 500).inc()
-            if response is None:
+            refusal = problems.exception_handler(error, {})
+            if refusal is None:
+                metrics.refused.labels(500).inc()
                 raise
-            return response
+            response = refusal
+        if response.status_code >= 400:
+            metrics.refused.labels(response.status_code).inc()
+        return response
 
     @openapi.posted
     def post(self, request: HttpRequest) -> HttpResponse:

@@ -106,6 +106,19 @@ def test_what_kafka_refuses_is_not_counted_as_accepted(monkeypatch):
     assert figure("profile_requests_refused_total", status="503") == refused + 1
 
 
+def test_what_kafka_takes_in_part_is_counted_as_both(monkeypatch):
+    class Publisher:
+        def publish_all(self, updates, headers):
+            return [Receipt(Source("topic-1", 3), 41), NotAcknowledged("away")]
+
+    monkeypatch.setattr(ingest, "publisher", Publisher)
+    before = figure("profile_updates_accepted_total")
+    refused = figure("profile_requests_refused_total", status="503")
+    assert post('[{"PatientId": "1"}, {"PatientId": "2"}]').status_code == 503
+    assert figure("profile_updates_accepted_total") == before + 1
+    assert figure("profile_requests_refused_total", status="503") == refused + 1
+
+
 def test_folded_updates_are_counted():
     before = figure("profile_updates_coalesced_total")
     records = [record_of(b'{"PatientId":"1"}', offset=offset) for offset in range(3)]
