@@ -60,6 +60,7 @@ class Observer(Generic[T]):
         self.known: T | None = None
         self._name = name
         self._make = make
+        self._read: Callable[[], T] | None = None
         self._changed = Condition()
         self._thread: Thread | None = None
         self._wanted_until = 0.0
@@ -83,9 +84,8 @@ class Observer(Generic[T]):
             return self._look or Look(None, f"{self._name} has not answered yet")
 
     def _run(self) -> None:
-        read = self._make()
         while self._still_wanted():
-            look = self._attempt(read)
+            look = self._attempt()
             self.known = look.value or self.known
             with self._changed:
                 self._look = look
@@ -95,12 +95,13 @@ class Observer(Generic[T]):
     def _still_wanted(self) -> bool:
         with self._changed:
             if time.monotonic() > self._wanted_until:
-                self._thread = None
+                self._thread = self._read = None
             return self._thread is not None
 
-    def _attempt(self, read: Callable[[], T]) -> Look[T]:
+    def _attempt(self) -> Look[T]:
         try:
-            return Look(read())
+            self._read = self._read or self._make()
+            return Look(self._read())
         except _EXPECTED as error:
             return Look(None, str(error))
         except Exception as error:  # whatever it is, the thread has to live on

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from confluent_kafka import KafkaException
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
@@ -214,6 +215,8 @@ def _look_up(
         return item, story, ""
     except (KafkaUnavailable, WrongTopic, LogMoved, Full) as error:
         problem = str(error) or "Too many timelines are being read"
+    except KafkaException as error:
+        problem = f"Kafka can't be read ({error.args[0].name()})"
     item = lookups.profiles().get(patient_id)
     if item is None:
         raise KafkaUnavailable(problem)

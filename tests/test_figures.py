@@ -78,6 +78,19 @@ def test_whatever_goes_wrong_is_told_by_its_kind_only(observe):
     assert look(observe(read)).problem == "It can't be read (ValueError)"
 
 
+def test_what_to_read_with_is_made_again_where_it_can_not_be_made(observe):
+    def make():
+        if not failures:
+            return lambda: 3
+        raise failures.pop()
+
+    failures = [ValueError("Secret-Value")]
+    observer = observe(lambda: 1)
+    observer._make = make
+    assert look(observer).problem == "It can't be read (ValueError)"
+    wait_until(lambda: look(observer).value == 3, 5, "no reading")
+
+
 def test_reading_ends_when_nobody_looks_and_begins_again(observe, monkeypatch):
     monkeypatch.setattr(figures, "IDLE_S", 0.05)
     observer = observe(lambda: 1)

@@ -213,6 +213,18 @@ def test_without_kafka_the_detail_shows_the_item_and_says_so(store):
     assert "Kafka does not answer" in response.content.decode()
 
 
+def test_without_any_client_for_kafka_the_detail_shows_the_item_and_says_so(
+    store, settings
+):
+    settings.KAFKA_CONFIG = {"security.protocol": "SSL", "ssl.ca.location": "/nowhere"}
+    store("1", FirstName="John")
+    response = browse("/profiles/1/")
+    assert response.status_code == 200
+    assert "John" in response.content.decode()
+    assert "Kafka can&#x27;t be read (_INVALID_ARG)" in response.content.decode()
+    assert browse("/profiles/nobody/").status_code == 503
+
+
 def test_without_kafka_nobody_is_told_to_be_unknown(dynamodb):
     response = browse("/profiles/nobody/")
     assert response.status_code == 503
