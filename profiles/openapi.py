@@ -184,7 +184,7 @@ posted = extend_schema(
             "Prefer",
             _text,
             "`wait=N`: answer 200 with the profile once it includes the update, if that "
-            "is within N seconds (30 at most); else 202 as without it.",
+            "is within N seconds (10 at most); else 202 as without it.",
             "header",
         )
     ],
@@ -233,7 +233,7 @@ fetched = extend_schema(
     parameters=[
         OpenApiParameter("patient_id", str, "path"),
         _parameter("receipt", _text, "Only once the profile includes this receipt."),
-        _parameter("wait", _WAIT, "Wait so many seconds for it, 30 at most."),
+        _parameter("wait", _WAIT, "Wait so many seconds for it, 10 at most."),
         _parameter("If-None-Match", _text, "An ETag.", "header"),
     ],
     responses={

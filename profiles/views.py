@@ -38,7 +38,8 @@ from profiles import (
 from profiles.lookups import StoreUnavailable
 from profiles.updates import Receipt, Source, Update
 
-MOST_WAIT_S = 30
+MOST_WAIT_S = 10
+"""Below the 15 s that a worker has to end in."""
 MOST_ON_A_PAGE = 500
 
 _PRIVATE = {"Cache-Control": "private, no-cache"}

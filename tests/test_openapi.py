@@ -11,7 +11,7 @@ import pytest
 import requests
 from django.test import Client
 
-from profiles import serializers
+from profiles import serializers, views
 from tests import stack
 
 
@@ -50,6 +50,14 @@ def test_the_page_and_what_it_loads_is_from_here():
     assert "swagger-ui" in page
     assert "//cdn" not in page
     assert "https://" not in page
+
+
+def test_the_longest_wait_is_told(schema):
+    told = f"{views.MOST_WAIT_S} at most"
+    for path, method in (("", "post"), ("/{patient_id}", "get")):
+        operation = schema["paths"][f"/patientprofile{path}"][method]
+        assert told in str(operation["parameters"])
+    assert f"({told})" in (stack.ROOT / "README.md").read_text()
 
 
 @pytest.mark.stack

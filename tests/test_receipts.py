@@ -119,7 +119,7 @@ def test_an_update_is_accepted_though_the_table_is_away(table, monkeypatch):
 
 def test_a_wait_is_capped(table):
     table(item(41))
-    assert post("wait=86400")["Preference-Applied"] == "wait=30"
+    assert post("wait=86400")["Preference-Applied"] == "wait=10"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_where_too_many_wait_one_look_is_all(table):
     client = table(item(40), waiters=1)
     reader = lookups.profiles()
     with reader._waiters:
-        assert post("wait=30").status_code == 202
+        assert post("wait=10").status_code == 202
     assert client.looks == 1
 
 
