@@ -114,10 +114,10 @@ class PatientProfileDetailView(APIView):
         if item is None:
             raise Http404
         trail.note(request, "view", [patient_id])
-        etag = items.etag(item)
-        if etag in parse_etags(request.META.get("HTTP_IF_NONE_MATCH", "")):
-            return Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag})
-        return Response(items.profile(item), headers={**_PRIVATE, "ETag": etag})
+        headers = {**_PRIVATE, "ETag": items.etag(item)}
+        if _is_known(request, headers["ETag"]):
+            return Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return Response(items.profile(item), headers=headers)
 
     def _item(self, request: Request, patient_id: str) -> items.Item | None:
         if "receipt" not in request.query_params:
@@ -170,6 +170,12 @@ def ready(request: HttpRequest) -> HttpResponse:
     except (topics.KafkaUnavailable, topics.WrongTopic) as error:
         return problems.problem(503, f"{error}.", {"Retry-After": "1"})
     return JsonResponse({"status": "ready"})
+
+
+def _is_known(request: Request, etag: str) -> bool:
+    """Whether the client has this version: If-None-Match compares weakly (RFC 9110)."""
+    told = parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))
+    return told == ["*"] or etag in [one.removeprefix("W/") for one in told]
 
 
 def _preferred_wait(request: HttpRequest) -> int:

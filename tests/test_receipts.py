@@ -192,12 +192,26 @@ def test_an_unchanged_profile_is_304(table):
     path = f"/patientprofile/{PATIENT}"
     etag = Client().get(path)["ETag"]
     unchanged = Client().get(path, headers={"if-none-match": etag})
-    assert (unchanged.status_code, unchanged.content, unchanged["ETag"]) == (
-        304,
-        b"",
-        etag,
-    )
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert unchanged["ETag"] == etag
+    assert unchanged["Cache-Control"] == "private, no-cache"
     assert Client().get(path, headers={"if-none-match": etag}).status_code == 200
+
+
+@pytest.mark.parametrize("told", ["W/{}", '"x", W/{}', "*", " * "])
+def test_if_none_match_compares_weakly_and_takes_any(table, told):
+    table(item(41))
+    path = f"/patientprofile/{PATIENT}"
+    named = told.format(Client().get(path)["ETag"])
+    assert Client().get(path, headers={"if-none-match": named}).status_code == 304
+
+
+@pytest.mark.parametrize("told", ["W/x", "w/{}", '"*"', ""])
+def test_if_none_match_takes_nothing_else_for_it(table, told):
+    table(item(41))
+    path = f"/patientprofile/{PATIENT}"
+    named = told.format(Client().get(path)["ETag"])
+    assert Client().get(path, headers={"if-none-match": named}).status_code == 200
 
 
 def test_the_list_is_read_page_by_page(dynamodb, settings):
