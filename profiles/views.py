@@ -44,7 +44,10 @@ MOST_ON_A_PAGE = 500
 
 _PRIVATE = {"Cache-Control": "private, no-cache"}
 _CURSOR_SALT = "profiles.views.cursor"
-_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])", re.ASCII | re.IGNORECASE)
+_WAIT = re.compile(
+    r"""(?:^|[,;\s])wait\s*=\s*("?)(?P<seconds>\d{1,9})\1(?:$|[,;\s])""",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 class PatientProfileView(APIView):
@@ -181,7 +184,7 @@ def _is_known(request: Request, etag: str) -> bool:
 def _preferred_wait(request: HttpRequest) -> int:
     """Seconds that the client asks us to wait for the profile (RFC 7240), capped."""
     found = _WAIT.search(request.META.get("HTTP_PREFER", ""))
-    return min(int(found[1]), MOST_WAIT_S) if found else 0
+    return min(int(found["seconds"]), MOST_WAIT_S) if found else 0
 
 
 def _applied(
