@@ -218,10 +218,10 @@ else:
         raise ImproperlyConfigured(
             "DJANGO_SECRET_KEY is not valid: production needs one of its own"
         )
-    if not ALLOWED_HOSTS or any("*" in host for host in ALLOWED_HOSTS):
+    if not ALLOWED_HOSTS or any("*" in h or h.startswith(".") for h in ALLOWED_HOSTS):
         raise ImproperlyConfigured(
             "DJANGO_ALLOWED_HOSTS is not valid: production needs the names it serves, "
-            "separated by commas, and no *"
+            "separated by commas, each in full: no * and no dot before it"
         )
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8 * 1024 * 1024

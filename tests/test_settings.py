@@ -142,6 +142,8 @@ def test_production_opens_to_no_peer_and_no_local_endpoint(load):
         ("DJANGO_ALLOWED_HOSTS", "*"),
         ("DJANGO_ALLOWED_HOSTS", "profiles.example.org, *"),
         ("DJANGO_ALLOWED_HOSTS", "*.example.org"),
+        ("DJANGO_ALLOWED_HOSTS", ".example.org"),
+        ("DJANGO_ALLOWED_HOSTS", "profiles.example.org, .example.org"),
     ],
     ids=repr,
 )
