@@ -20,6 +20,8 @@ from django.conf import settings
 LOCAL_ALGORITHM = "HS256"
 PROVIDER_ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 REMEMBERED = 10_000
+REMEMBERED_S = 300.0
+"""As long as a provider's key that was withdrawn may still be in use."""
 LONGEST = 8192
 LEEWAY_S = 10
 PROVIDER_TIMEOUT_S = 2.0
@@ -48,7 +50,7 @@ class Token:
 class Verifier:
     """Verifies tokens of one issuer for one audience.
 
-    Remembers those that count, by their hash, until they expire.
+    Remembers those that count, by their hash, for REMEMBERED_S or until they expire.
     """
 
     def __init__(
@@ -62,14 +64,14 @@ class Verifier:
         self._algorithms = algorithms
         self._issuer = issuer
         self._audience = audience
-        self._known: dict[bytes, Token] = {}
+        self._known: dict[bytes, tuple[Token, float]] = {}
         self._lock = Lock()
 
     def verify(self, text: str) -> Token:
         """What the token says. Raises InvalidToken or KeysUnavailable."""
         digest = sha256(text.encode()).digest()
-        known = self._known.get(digest)
-        if known is not None and time.time() < known.expires:
+        known, until = self._known.get(digest, (None, 0.0))
+        if known is not None and time.time() < until:
             return known
         token = _token(self._claims(text))
         self._remember(digest, token)
@@ -92,10 +94,12 @@ class Verifier:
             raise InvalidToken(_reason(error)) from None
 
     def _remember(self, digest: bytes, token: Token) -> None:
+        until = min(token.expires, time.time() + REMEMBERED_S)
         with self._lock:
+            self._known.pop(digest, None)
             while len(self._known) >= REMEMBERED:
                 del self._known[next(iter(self._known))]
-            self._known[digest] = token
+            self._known[digest] = token, until
 
 
 class ProviderKeys(jwt.PyJWKClient):

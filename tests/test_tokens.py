@@ -164,6 +164,28 @@ def test_a_token_that_counted_is_not_judged_again(provider, verifier):
     assert verifier.verify(good).subject == "clinic-7"
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that the verifier goes by."""
+    clock = Clock()
+    clock.now = time.time()
+    monkeypatch.setattr(tokens, "time", clock)
+    return clock
+
+
+def test_a_token_is_judged_again_after_some_minutes(clock):
+    key = LOCAL_KEY
+    judge = Verifier(lambda _: key, (tokens.LOCAL_ALGORITHM,), ISSUER, AUDIENCE)
+    good = identity.local_token(exp=int(clock.now) + 3600)
+    judge.verify(good)
+    key = LOCAL_KEY[::-1]
+    clock.now += tokens.REMEMBERED_S - 1
+    assert judge.verify(good).subject == "clinic-7"
+    clock.now += 2
+    with pytest.raises(InvalidToken):
+        judge.verify(good)
+
+
 def test_a_token_that_was_remembered_expires_all_the_same(monkeypatch):
     judge, good = local(), identity.local_token()
     judge.verify(good)
