@@ -17,7 +17,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="profiles")),
     path("livez", views.live),
     path("readyz", views.ready),
-    path("metrics", views.figures),
+    path("metrics", views.counted),
     path("patientprofile", views.PatientProfileView.as_view()),
     path("patientprofile/<path:patient_id>", views.PatientProfileDetailView.as_view()),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),

@@ -7,6 +7,7 @@ never writes it.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
@@ -24,6 +25,7 @@ from rest_framework.views import APIView
 from profiles import (
     access,
     bodies,
+    figures,
     ingest,
     items,
     lookups,
@@ -41,6 +43,7 @@ from profiles.updates import Receipt, Source, Update
 MOST_WAIT_S = 10
 """Below the 15 s that a worker has to end in."""
 MOST_ON_A_PAGE = 500
+MOMENT_S = 0.1
 
 _PRIVATE = {"Cache-Control": "private, no-cache"}
 _CURSOR_SALT = "profiles.views.cursor"
@@ -141,7 +144,7 @@ def lane(
     and the database, of which it has none; so do the probes, asked by address alone.
     """
     post = PatientProfileView.as_view()
-    probes = dict(zip(access.PROBES, (live, ready, figures), strict=True))
+    probes = dict(zip(access.PROBES, (live, ready, counted), strict=True))
 
     def straight(request: HttpRequest) -> HttpResponseBase:
         is_update = request.method == "POST" and request.path_info == "/patientprofile"
@@ -161,18 +164,25 @@ def live(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "alive"})
 
 
-def figures(request: HttpRequest) -> HttpResponse:
+def counted(request: HttpRequest) -> HttpResponse:
     """The web processes' figures, as Prometheus reads them."""
     return HttpResponse(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """Ready: Kafka answers, and the topic is as configured."""
+    """Ready: Kafka answers, and the topic is as configured. DynamoDB is told of only."""
+    store = _store()
     try:
         topics.watch().current()
     except (topics.KafkaUnavailable, topics.WrongTopic) as error:
-        return problems.problem(503, f"{error}.", {"Retry-After": "1"})
-    return JsonResponse({"status": "ready"})
+        headers = {"Retry-After": "1"}
+        return problems.problem(503, f"{error}.", headers, dynamodb=store)
+    return JsonResponse({"status": "ready", "dynamodb": store})
+
+
+def _store() -> str:
+    """What the background knows of the table; it is waited for a moment only."""
+    return figures.table().look(time.monotonic() + MOMENT_S).problem or "answers"
 
 
 def _is_known(request: Request, etag: str) -> bool:

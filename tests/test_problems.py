@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import time
 
 import pytest
 from django.test import Client
 
-from profiles import topics
+from profiles import figures, topics
+from profiles.figures import Look
 from profiles.topics import KafkaUnavailable, WrongTopic
 from tests.fakes import TOPIC
 
@@ -92,15 +94,39 @@ class Watched:
         return TOPIC
 
 
-def test_ready_while_kafka_answers(monkeypatch):
+class Observed:
+    """What the background knows of the table."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+    def look(self, by_s: float) -> Look[object]:
+        assert by_s < time.monotonic() + 0.5
+        return Look(None, self.problem)
+
+
+@pytest.fixture(params=["", "DynamoDB does not answer"], ids=["answers", "away"])
+def dynamodb_is(request, monkeypatch):
+    """What is told of DynamoDB."""
+    monkeypatch.setattr(figures, "table", lambda: Observed(request.param))
+    return request.param or "answers"
+
+
+def test_ready_while_kafka_answers_whatever_dynamodb_does(monkeypatch, dynamodb_is):
     monkeypatch.setattr(topics, "watch", lambda: Watched(None))
-    assert answer("/readyz").status_code == 200
+    response = answer("/readyz")
+    assert response.status_code == 200
+    assert response.json() == {"status": "ready", "dynamodb": dynamodb_is}
 
 
 @pytest.mark.parametrize("problem", [KafkaUnavailable("away"), WrongTopic("grown")])
-def test_not_ready_without_kafka_or_with_a_wrong_topic(monkeypatch, problem):
+def test_not_ready_without_kafka_or_with_a_wrong_topic(
+    monkeypatch, problem, dynamodb_is
+):
     monkeypatch.setattr(topics, "watch", lambda: Watched(problem))
     response = answer("/readyz")
     assert kind(response) == (503, PROBLEM)
     assert response["Retry-After"]
-    assert str(problem) in json.loads(response.content)["detail"]
+    told = json.loads(response.content)
+    assert str(problem) in told["detail"]
+    assert told["dynamodb"] == dynamodb_is
