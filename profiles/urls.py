@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from csp.constants import SELF, UNSAFE_INLINE
 from csp.decorators import csp_replace
+from django.http.response import HttpResponseBase
 from django.urls import path, re_path
+from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
@@ -13,8 +17,17 @@ from profiles import dashboard, pages, views
 # Swagger UI's page has a style of its own in it; its script has an address.
 _styled_inline = csp_replace({"style-src": [SELF, UNSAFE_INLINE]})
 
+
+def _leads_to(name: str) -> Callable[..., HttpResponseBase]:
+    view = RedirectView.as_view(pattern_name=name, query_string=True)
+    return require_safe(view)
+
+
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="profiles")),
+    path("", _leads_to("profiles")),
+    path("profiles", _leads_to("profiles")),
+    path("pipeline", _leads_to("pipeline")),
+    path("admin", _leads_to("admin:index")),
     path("livez", views.live),
     path("readyz", views.ready),
     path("metrics", views.counted),

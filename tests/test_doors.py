@@ -25,6 +25,9 @@ PUBLIC, PROBE = "public", "probe"
 # What each address asks of its visitors, and what to ask for there.
 DOORS: dict[str, list[tuple[str, str, str]]] = {
     "": [(PUBLIC, "GET", "/")],
+    "profiles": [(PUBLIC, "GET", "/profiles")],
+    "pipeline": [(PUBLIC, "GET", "/pipeline")],
+    "admin": [(PUBLIC, "GET", "/admin")],
     "livez": [(PROBE, "GET", "/livez")],
     "readyz": [(PROBE, "GET", "/readyz")],
     "metrics": [(PROBE, "GET", "/metrics")],
@@ -133,6 +136,7 @@ EXPECTED = {
     "foreign Host": ELSEWHERE,
     "good token": {**UNKNOWN, WRITE: IN, READ: IN},
 }
+LEAD_ON = {"GET /", "GET /profiles", "GET /pipeline", "GET /admin"}
 TABLE: dict[str, dict[str, int]] = {}
 
 
@@ -153,7 +157,7 @@ def _printed():
 
 def judge(visitor: str, name: str, status: int, expected: object) -> None:
     TABLE.setdefault(visitor, {})[name] = status
-    shown = 302 if name == "GET /" else 200  # the root leads on, for all
+    shown = 302 if name in LEAD_ON else 200
     came_in = status in (200, 202, shown)
     assert came_in if expected == IN else status == expected
 

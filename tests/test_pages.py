@@ -380,6 +380,17 @@ def test_the_root_leads_to_the_profiles():
     assert Client().get("/")["Location"] == "/profiles/"
 
 
+@pytest.mark.parametrize("page", ["/profiles", "/pipeline", "/admin"])
+def test_an_address_without_its_slash_leads_to_the_page(page):
+    assert Client().get(f"{page}?q=1")["Location"] == f"{page}/?q=1"
+    assert Client().post(page).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/patientprofile/", "/livez/", "/api/docs/"])
+def test_the_api_has_no_second_address(path):
+    assert Client().get(path).status_code == 404
+
+
 def test_the_pages_are_only_read():
     assert Client().post("/profiles/").status_code == 405
 
