@@ -15,9 +15,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from django.urls import resolve
+from django.urls import resolve, reverse
 
 from patientsite import settings as defaults
+from profiles import bodies
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "deploy/kubernetes"
@@ -283,6 +284,36 @@ def test_the_ingress_leads_to_every_address_but_probes_and_metrics():
     urls = (ROOT / "profiles/urls.py").read_text()
     ours = {"/" + found for found in re.findall(r'\bpath\("(\w*)', urls)}
     assert leads - {"/static"} == ours - {"/livez", "/readyz", "/metrics"}
+
+
+def test_the_proxy_takes_every_body_that_the_service_takes():
+    size = annotation("patient-profile", "proxy-body-size")
+    assert int(size.removesuffix("m")) * 1024 * 1024 == bodies.MANY_BYTES
+
+
+def test_the_sign_in_is_slowed_down_where_the_service_has_it():
+    [rule] = the("Ingress", "sign-in")["spec"]["rules"]
+    [path] = rule["http"]["paths"]
+    assert reverse("admin:login").startswith(path["path"])
+    assert path["backend"]["service"]["name"] == "pages"
+    assert int(annotation("sign-in", "limit-rpm")) > 0
+
+
+def annotation(ingress: str, name: str) -> str:
+    """What an ingress asks of the one controller that the network lets in."""
+    manifest = the("Ingress", ingress)
+    assert manifest["spec"]["ingressClassName"] == "nginx"
+    assert "ingress-nginx" in str(the("NetworkPolicy", "visitors"))
+    return str(
+        manifest["metadata"]["annotations"][f"nginx.ingress.kubernetes.io/{name}"]
+    )
+
+
+def test_the_proxy_is_told_to_log_no_query():
+    [told] = [block for block in blocks("yaml") if "log-format-upstream" in block]
+    logged = set(re.findall(r"\$\w+", yaml.safe_load(told)["log-format-upstream"]))
+    assert "$uri" in logged
+    assert not logged & {"$request", "$request_uri", "$args", "$http_referer"}
 
 
 def test_every_service_has_pods():
