@@ -292,6 +292,11 @@ SPECTACULAR_SETTINGS = {
     "VERSION": "0.1.0",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
+    "APPEND_COMPONENTS": {
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        }
+    },
     "POSTPROCESSING_HOOKS": [],
     # The contract holds no patient's data.
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],

@@ -6,19 +6,25 @@ schema that drf-spectacular serves. Handles no request.
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 from typing import Any, Literal
 
-from drf_spectacular.extensions import OpenApiSerializerFieldExtension
+from drf_spectacular.extensions import (
+    OpenApiSerializerExtension,
+    OpenApiSerializerFieldExtension,
+)
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
+    OpenApiRequest,
     OpenApiResponse,
     extend_schema,
 )
+from rest_framework.serializers import Serializer
 
-from profiles import bodies, problems, serializers
+from profiles import access, bodies, problems, serializers
 
 Schema = dict[str, Any]
 
@@ -31,6 +37,21 @@ STORED = {
     "UpdatedAt": "2026-11-22T10:15:30.123+00:00",
 }
 
+UPDATES = [
+    {"PatientId": "1", "FirstName": "John", "Sex": None},
+    {"PatientId": "2", "DateOfBirth": "1984-01-02"},
+]
+
+_WRONG = {"Shoe": ["Unknown field."]}
+_RECEIPT_OF_1 = {"PatientId": "1", "Partition": 3, "Offset": 41, "Receipt": RECEIPT}
+_RECEIPT_OF_2 = {
+    **{"PatientId": "2", "Partition": 8, "Offset": 17},
+    "Receipt": "MfpguAxWTvabZeKzPKu0Pg.8.17",
+}
+_REFUSED_2 = {
+    "PatientId": "2",
+    "Refused": "Kafka did not acknowledge the update in time",
+}
 _text: Schema = {"type": "string"}
 _RECEIPT: Schema = {
     "type": "object",
@@ -42,7 +63,7 @@ _RECEIPT: Schema = {
         "Offset": {"type": "integer", "minimum": 0},
         "Receipt": {**_text, "description": "Proof of this update; see `?receipt=`."},
     },
-    "example": {"PatientId": "1", "Partition": 3, "Offset": 41, "Receipt": RECEIPT},
+    "example": _RECEIPT_OF_1,
 }
 _STORED: Schema = {
     "type": "object",
@@ -111,6 +132,22 @@ _MEANINGS = {
 }
 
 
+class OneOrMany(Serializer[Any]):
+    """What a POST takes; for the schema alone."""
+
+
+class OneOrManySchema(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """An update, or an array of them."""
+
+    target_class = "profiles.openapi.OneOrMany"
+
+    def map_serializer(self, auto_schema: AutoSchema, direction: Any) -> Schema:
+        """Either; the array holds as many as are read."""
+        one = auto_schema.resolve_serializer(serializers.PatientProfile, direction).ref
+        many = {"type": "array", "items": one, "minItems": 1, "maxItems": bodies.MANY}
+        return {"oneOf": [one, many]}
+
+
 class WordsSchema(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
     """A field of few words, of one or the other kind, or a flag."""
 
@@ -119,10 +156,11 @@ class WordsSchema(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-c
 
     def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> Schema:
         """The words, and for a flag the JSON booleans."""
-        words = {"type": "string", "enum": list(self.target.words)}
+        words = list(self.target.words)
         if isinstance(self.target, serializers.FlagField):
-            return {"oneOf": [{"type": "boolean"}, words]}
-        return words
+            text = {"type": "string", "enum": words}
+            return {"oneOf": [{"type": "boolean"}, text]}
+        return {"type": "string", "enum": [*words, None]}  # null is added to the type
 
 
 class DateSchema(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
@@ -146,19 +184,38 @@ class PatientIdSchema(OpenApiSerializerFieldExtension):  # type: ignore[no-untyp
         return {"type": ["string", "integer"], "minLength": 1, "maxLength": most}
 
 
-def _problems(*statuses: int) -> dict[Any, Any]:
+def _problems(*statuses: int, **told: list[OpenApiExample]) -> dict[Any, Any]:
+    """The refusals of an operation; `told`, as `of_503`, has examples of its own."""
     return {
         (status, problems.CONTENT_TYPE): OpenApiResponse(
-            {**_PROBLEM, "example": _example(status)}, _MEANINGS[status][0]
+            _PROBLEM,
+            _MEANINGS[status][0],
+            told.get(f"of_{status}") or [_problem(status)],
         )
         for status in statuses
     }
 
 
-def _example(status: int) -> Schema:
-    detail = str(_MEANINGS[status][1])
+def _problem(
+    status: int, detail: str = "", name: str = "", **members: object
+) -> OpenApiExample:
     title = HTTPStatus(status).phrase
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    detail = detail or str(_MEANINGS[status][1])
+    value = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return OpenApiExample(name or title, {**value, **members})
+
+
+def _answered(
+    name: str, told: str, *statuses: int, schema: Schema | None = None
+) -> Any:
+    """A header of these answers."""
+    return OpenApiParameter(
+        name, schema or _text, "header", description=told, response=[*statuses]
+    )
+
+
+def _bearer(scope: str) -> Any:
+    return [{"bearer": [scope]}]
 
 
 def _parameter(
@@ -168,11 +225,16 @@ def _parameter(
 
 
 _WAIT: Schema = {"type": "integer", "minimum": 0, "maximum": 999_999_999}
+_SECONDS: Schema = {"type": "integer", "minimum": 1}
 _READING = (401, 403, 404, 406, 429, 503)
+_STORE_AWAY = _problem(503, "DynamoDB does not answer (ConnectTimeoutError).")
+_LATER = _answered("Retry-After", "Seconds.", 429, 503, schema=_SECONDS)
+_ETAG = _answered("ETag", "The profile's version; see `If-None-Match`.", 200, 304)
 
 posted = extend_schema(
     operation_id="update_profiles",
     tags=TAG,
+    auth=_bearer(access.WRITE),
     summary="Update one profile, or many",
     description=(
         "Only the given fields change; null removes one; an absent one is kept. An "
@@ -186,59 +248,106 @@ posted = extend_schema(
             "`wait=N`: answer 200 with the profile once it includes the update, if that "
             "is within N seconds (10 at most); else 202 as without it.",
             "header",
-        )
+        ),
+        _answered("Location", "Of one update: where its profile is.", 202),
+        _answered("Preference-Applied", "`wait=N`, as it was heeded.", 200),
+        _ETAG,
+        _LATER,
     ],
     request={
-        bodies.JSON: serializers.PatientProfile,
-        bodies.NDJSON: {"type": "string"},
+        bodies.JSON: OpenApiRequest(
+            OneOrMany,
+            examples=[
+                OpenApiExample("Some fields", UPDATES[0]),
+                OpenApiExample("Many updates", UPDATES),
+            ],
+        ),
+        bodies.NDJSON: OpenApiRequest(
+            _text,
+            examples=[
+                OpenApiExample(
+                    "Many updates, one a line", "\n".join(map(json.dumps, UPDATES))
+                )
+            ],
+        ),
     },
-    examples=[
-        OpenApiExample(
-            "Some fields",
-            {"PatientId": "1", "FirstName": "John", "Sex": None},
-            request_only=True,
-            media_type=bodies.JSON,
-        )
-    ],
     responses={
         (200, bodies.JSON): OpenApiResponse(_STORED, "Applied: the profile now."),
         (202, bodies.JSON): OpenApiResponse(
             {"oneOf": [_RECEIPT, {"type": "array", "items": _RECEIPT}]},
             "Durable on the topic: a receipt, or one for each update in order.",
+            [
+                OpenApiExample("Of one update", _RECEIPT_OF_1),
+                OpenApiExample("Of many updates", [_RECEIPT_OF_1, _RECEIPT_OF_2]),
+            ],
         ),
-        **_problems(400, 401, 403, 406, 411, 413, 415, 429, 503),
+        **_problems(
+            *(400, 401, 403, 406, 411, 413, 415, 429, 503),
+            of_400=[
+                _problem(400, name="Of one update", errors=_WRONG),
+                _problem(
+                    400,
+                    "1 updates are not valid, so none was accepted.",
+                    "Of many updates, by index",
+                    errors=[{"index": 1, "errors": _WRONG}],
+                ),
+            ],
+            of_503=[
+                _problem(503, name="Nothing was accepted"),
+                _problem(
+                    503,
+                    "Kafka did not acknowledge every update; see `updates`. Send each "
+                    "patient's updates again from the first refused one on.",
+                    "Some of many were accepted",
+                    updates=[_RECEIPT_OF_1, _REFUSED_2],
+                ),
+            ],
+        ),
     },
 )
 
 listed = extend_schema(
     operation_id="list_profiles",
     tags=TAG,
+    auth=_bearer(access.READ),
     summary="Profiles, page by page",
     parameters=[
         _parameter(
             "limit", {"type": "integer", "minimum": 1, "maximum": 500}, "A page."
         ),
         _parameter("cursor", _text, "Where the page before ended."),
+        _LATER,
     ],
     responses={
         (200, bodies.JSON): OpenApiResponse(_PAGE, "In the table's order."),
-        **_problems(400, 401, 403, 406, 429, 503),
+        **_problems(
+            *(400, 401, 403, 406, 429, 503),
+            of_400=[_problem(400, errors={"limit": ["Give 1 to 500."]})],
+            of_503=[_STORE_AWAY],
+        ),
     },
 )
 
 fetched = extend_schema(
     operation_id="get_profile",
     tags=TAG,
+    auth=_bearer(access.READ),
     summary="One profile",
     parameters=[
         OpenApiParameter("patient_id", str, "path"),
         _parameter("receipt", _text, "Only once the profile includes this receipt."),
         _parameter("wait", _WAIT, "Wait so many seconds for it, 10 at most."),
-        _parameter("If-None-Match", _text, "An ETag.", "header"),
+        _parameter("If-None-Match", _text, "An ETag, or several, or `*`.", "header"),
+        _ETAG,
+        _LATER,
     ],
     responses={
         (200, bodies.JSON): OpenApiResponse(_STORED, "The profile, and its `ETag`."),
         304: OpenApiResponse(None, "Unchanged."),
-        **_problems(400, 504, *_READING),
+        **_problems(
+            *(400, 504, *_READING),
+            of_400=[_problem(400, errors={"receipt": ["Not a receipt."]})],
+            of_503=[_STORE_AWAY],
+        ),
     },
 )
