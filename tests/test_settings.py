@@ -212,7 +212,8 @@ import django, json, os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "patientsite.settings"
 django.setup()
 from django.test import Client
-client = Client(headers={"host": "profiles.example.org"})
+named = {"host": "profiles.example.org"}
+client = Client(headers=named)
 secure = {"secure": True}
 body = {"data": b'{"PatientId": "1"}', "content_type": "application/json"}
 answers = {
@@ -225,10 +226,18 @@ answers = {
     "detail": client.get("/profiles/1/", **secure),
     "plain": client.get("/profiles/"),
     "alive": client.get("/livez"),
+    "sign-in": client.get("/admin/login/", **secure),
+    "forged": Client(enforce_csrf_checks=True, headers=named).post(
+        "/admin/login/", {"username": "ada", "password": "x"}, **secure
+    ),
     "foreign": client.get("/profiles/", headers={"host": "evil.example"}),
     "probe": client.get("/livez", headers={"host": "10.0.0.7"}),
 }
-json.dump({n: [r.status_code, dict(r.headers)] for n, r in answers.items()}, sys.stdout)
+told = {
+    name: [answer.status_code, {**answer.headers, "cookies": answer.cookies.output()}]
+    for name, answer in answers.items()
+}
+json.dump(told, sys.stdout)
 """
 
 
@@ -259,6 +268,25 @@ def test_production_redirects_to_tls_but_for_the_probes(production):
     assert production["plain"][0] == 301
     assert production["plain"][1]["Location"].startswith("https://")
     assert production["alive"][0] == 200
+
+
+def test_production_is_for_tls_for_a_year_to_come(production):
+    told = production["sign-in"][1]["Strict-Transport-Security"]
+    assert told == "max-age=31536000; includeSubDomains; preload"
+
+
+def test_production_sends_its_cookies_by_tls_alone(production, load):
+    status, headers = production["sign-in"]
+    assert status == 200
+    assert headers["cookies"].startswith("Set-Cookie: csrftoken=")
+    assert "Secure" in headers["cookies"]
+    loaded = load(**PRODUCTION)
+    assert loaded["SESSION_COOKIE_SECURE"]
+    assert loaded["CSRF_COOKIE_SECURE"]
+
+
+def test_nobody_is_signed_in_by_another_sites_form(production):
+    assert production["forged"][0] == 403
 
 
 def test_production_serves_only_its_own_names(production):
