@@ -28,7 +28,13 @@ from profiles import metrics, tracing
 from profiles.batches import Batch, read_batch
 from profiles.logs import record_of
 from profiles.records import DeadLetter, Record
-from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed_now
+from profiles.topics import (
+    PATIENCE_S,
+    KafkaUnavailable,
+    Topic,
+    committed_now,
+    watermarks,
+)
 from profiles.updates import MergedUpdate, Source
 
 log = logging.getLogger(__name__)
@@ -112,6 +118,7 @@ class ProfileConsumer:
         self._backlog: list[Message] = []
         self._due: dict[int, TopicPartition] = {}
         self._epochs: dict[int, int] = {}
+        self._proofs: dict[int, TopicPartition] = {}
         self._settled: dict[int, int] = {}
         self._committing = False
         self._owned: set[int] = set()
@@ -373,9 +380,23 @@ class ProfileConsumer:
                 continue
             if partition not in self._owned:
                 continue  # revoked while it was on its way to us
+            if self._is_proof(message, partition):
+                continue
             self._ended.discard(partition)
             self._epochs[partition] = _known(message.leader_epoch())
             yield record_of(message, Source(self._topic.id, partition))
+
+    def _is_proof(self, message: Message, partition: int) -> bool:
+        """Whether it is the last record that the group had settled before.
+
+        Raises RecordsMissing where another stands in its place.
+        """
+        proof = self._proofs.pop(partition, None)
+        if proof is None or message.offset() != proof.offset - 1:
+            return False
+        if message.leader_epoch() != proof.leader_epoch:
+            raise RecordsMissing(self._gap(partition, -1))
+        return True
 
     def _concerns_us(self, message: Message) -> bool:
         """Whether it is of a partition of ours, or trouble of any kind."""
@@ -389,7 +410,8 @@ class ProfileConsumer:
             self._ended.add(partition)
         elif code in _POSITION_LOST:
             self._patiently(self._check_topic)
-            raise RecordsMissing(self._gap(partition, message))
+            lost = TopicPartition("", partition, _known(message.offset()))
+            raise RecordsMissing(self._gap(partition, self._next(lost)))
         elif error.fatal() or code in _FORBIDDEN:
             raise MemberRefused(
                 f"Kafka refuses this member of the group ({error.str()}): check its "
@@ -398,15 +420,13 @@ class ProfileConsumer:
         else:
             log.warning("Kafka: partition=%d %s", partition, error.name())
 
-    def _gap(self, partition: int, message: Message) -> str:
-        low, high = self._kafka.get_watermark_offsets(
-            TopicPartition(self._topic.name, partition), timeout=5
-        )
+    def _gap(self, partition: int, next_: int) -> str:
+        """What the log holds, where the group is to go on at an offset, or (-1) can't."""
+        low, high = watermarks(self._kafka, TopicPartition(self._topic.name, partition))
         held = (
             f"partition {partition} of topic {self._topic.name} holds the offsets "
             f"{low} to {high}, and the group "
         )
-        next_ = _known(message.offset())
         if next_ < 0 or low <= next_ <= high:
             return (
                 f"{held}has read records that it does not hold: the log was cut and "
@@ -449,14 +469,14 @@ class ProfileConsumer:
             return
         self._patiently(self._check_topic)
         places = self._patiently(lambda: committed_now(kafka, partitions))
-        starts = [self._start(place) for place in places]
+        starts = self._patiently(lambda: [self._start(place) for place in places])
         kafka.incremental_assign(starts)
         if self._waiting:
             kafka.pause(starts)
         else:
             kafka.resume(starts)  # it was ours before, and paused when we lost it
         self._owned |= {start.partition for start in starts}
-        log.info("assigned: %s", {start.partition: start.offset for start in starts})
+        log.info("assigned: %s", {s.partition: self._next(s) for s in starts})
 
     def _start(self, place: TopicPartition) -> TopicPartition:
         """Where to begin: at the beginning, unless committed for this topic and table.
@@ -470,10 +490,24 @@ class ProfileConsumer:
         self._settled[place.partition] = 0 if begin else place.offset
         if begin:
             return TopicPartition(place.topic, place.partition, OFFSET_BEGINNING)
-        epoch = _known(place.leader_epoch)
-        return TopicPartition(
-            place.topic, place.partition, place.offset, leader_epoch=epoch
-        )
+        return self._go_on(place)
+
+    def _next(self, start: TopicPartition) -> int:
+        """The offset of the next record that is new to us."""
+        return self._proofs.get(start.partition, start).offset
+
+    def _go_on(self, place: TopicPartition) -> TopicPartition:
+        """At the record before, where the log has it: it has to be the one that was
+        settled last, by its leader's epoch. A log that was cut below it, and grew
+        again, has another there.
+        """
+        start = TopicPartition(place.topic, place.partition, place.offset)
+        if place.offset > 0 and _known(place.leader_epoch) >= 0:
+            low, _ = watermarks(self._kafka, start)
+            if low < place.offset:
+                self._proofs[place.partition] = place
+                start.offset -= 1
+        return start
 
     def _on_revoke(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {partition.partition for partition in partitions}
@@ -484,6 +518,7 @@ class ProfileConsumer:
         for partition in gone & self._owned:
             with suppress(KeyError):
                 metrics.lag.remove(partition)
+            self._proofs.pop(partition, None)
         self._owned -= gone
         self._ended -= gone
 

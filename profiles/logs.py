@@ -14,7 +14,6 @@ from confluent_kafka import (
     OFFSET_END,
     Consumer,
     KafkaError,
-    KafkaException,
     Message,
     TopicPartition,
 )
@@ -135,13 +134,8 @@ class Log:
 
     def _watermarks(self, partition: int, cached: bool = False) -> tuple[int, int]:
         place = TopicPartition(self.topic.name, partition)
-        try:
-            return self._reader.get_watermark_offsets(
-                place, timeout=min(READ_TIMEOUT_S, self._patience_s), cached=cached
-            )
-        except KafkaException as error:
-            name = error.args[0].name()
-            raise KafkaUnavailable(f"Kafka does not answer ({name})") from None
+        patience_s = min(READ_TIMEOUT_S, self._patience_s)
+        return topics.watermarks(self._reader, place, patience_s, cached)
 
 
 def record_of(message: Message, source: Source) -> Record:

@@ -198,7 +198,7 @@ def committed_now(
 ) -> list[TopicPartition]:
     """As `committed`, but asked once."""
     try:
-        return group.committed(places, timeout=timeout_s)
+        found = group.committed(places, timeout=timeout_s)
     except KafkaException as error:
         name = error.args[0].name()
         if error.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
@@ -206,6 +206,27 @@ def committed_now(
                 f"Kafka refuses to tell what the group committed ({name}): check the "
                 "rights of this process"
             ) from None
+        raise KafkaUnavailable(f"Kafka does not answer ({name})") from None
+    for place in found:
+        if place.error is not None:
+            raise KafkaUnavailable(f"Kafka does not answer ({place.error.name()})")
+    return found
+
+
+def watermarks(
+    reader: Consumer,
+    place: TopicPartition,
+    timeout_s: float = READ_TIMEOUT_S,
+    cached: bool = False,
+) -> tuple[int, int]:
+    """The first offset that a partition has, and the one after its last.
+
+    Where `cached`, as the last fetch told them. Raises KafkaUnavailable.
+    """
+    try:
+        return reader.get_watermark_offsets(place, timeout=timeout_s, cached=cached)
+    except KafkaException as error:
+        name = error.args[0].name()
         raise KafkaUnavailable(f"Kafka does not answer ({name})") from None
 
 

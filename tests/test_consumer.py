@@ -522,14 +522,56 @@ def test_a_committed_offset_is_gone_on_from(world, metadata):
     assert w.kafka.starts[4] == 17
 
 
-def test_the_leaders_epoch_is_committed_and_gone_on_from(world):
-    """By it Kafka tells that a log was cut below the offset, and grew past it again."""
-    w = world([message(4)])
+def gone_on(world: Any, *turns: Any) -> Any:
+    """A world that comes back to a partition whose record 49 it has settled."""
+    w = world([message(49, FirstName="John")])
     w.turn()
-    assert w.kafka.stored[0].leader_epoch == 7
     w.kafka.revoke(0)
+    w.kafka.turns += turns
     w.kafka.assign(0)
-    assert (w.kafka.starts[0], w.kafka.epochs[0]) == (5, 7)
+    return w
+
+
+def test_it_goes_on_where_the_record_before_is_the_one_that_was_settled(world):
+    w = gone_on(world, [message(49, FirstName="John"), message(50, LastName="Doe")])
+    assert w.kafka.stored[0].leader_epoch == 7
+    assert w.kafka.starts[0] == 49
+    w.turn()
+    assert w.shown() == {"FirstName": "John", "LastName": "Doe"}
+    assert w.kafka.commits == [{0: 50}, {0: 51}]
+
+
+def test_a_log_that_was_cut_and_grew_again_has_another_record_there(world):
+    """Its later records would be refused, or leave a gap: their offsets are not new."""
+    other = FakeMessage(49, b'{"PatientId": "1"}', leader_epoch=8)
+    w = gone_on(world, [other, message(50, LastName="Doe")])
+    with pytest.raises(RecordsMissing, match="was cut and grew again"):
+        w.turn()
+    assert w.shown() == {"FirstName": "John"}
+
+
+def test_a_log_that_was_cut_is_told_with_where_the_group_is_to_go_on(world):
+    w = gone_on(world, [FakeMessage(49, error=KafkaError._AUTO_OFFSET_RESET)])
+    w.kafka.ends = {0: 45}
+    with pytest.raises(
+        RecordsMissing, match="40 to 45, and the group is to go on at 50"
+    ):
+        w.turn()
+
+
+def test_where_the_record_before_is_no_longer_kept_there_is_nothing_to_prove(world):
+    w = world([message(39)])
+    w.turn()
+    w.kafka.revoke(0)
+    w.kafka.assign(0)  # the log begins at 40
+    assert w.kafka.starts[0] == 40
+
+
+def test_where_a_later_record_comes_first_there_is_nothing_to_prove(world):
+    """The one before may be a mark of a transaction, which is not delivered."""
+    w = gone_on(world, [message(50, LastName="Doe")])
+    w.turn()
+    assert w.kafka.commits == [{0: 50}, {0: 51}]
 
 
 @pytest.mark.parametrize("metadata", ["topic-0 store", f"{TOPIC.id} restored"])
@@ -588,7 +630,7 @@ def test_records_that_are_gone_stop_the_consumer_with_the_gap(world, code):
 
 
 @pytest.mark.parametrize("offset", [-1001, 60])
-def test_a_log_that_was_cut_and_grew_again_stops_the_consumer(world, offset):
+def test_a_log_that_is_cut_while_it_is_read_stops_the_consumer(world, offset):
     cut = FakeMessage(offset, error=KafkaError._AUTO_OFFSET_RESET)
     with pytest.raises(RecordsMissing, match="was cut and grew again"):
         world([cut]).turn()
