@@ -277,8 +277,8 @@ def test_an_ailing_table_gets_every_update_in_time(ailing, fault):
     member.proxy.fault = fault
     new = [f"{fault.__name__}-{number}" for number in range(10)]
     scene.updates(new)
-    scene.load(50)
-    scene.settle()
+    scene.load(20)
+    scene.settle(180)  # an answer that does not come is waited for 5 s, each time
     member.proxy.fault = proxy.unharmed
     assert member.running
     scene.assert_sound()
