@@ -93,9 +93,15 @@ def coalesced(bench: Bench) -> None:
     consumer = our_consumer(site, "coalesced")
     done = measure(site, [consumer], bench.seconds)
     bench.note("apply coalesced", OURS, done)
+    per_write = updates_per_write(site, consumer)
+    bench.book.notes["apply coalesced, updates per write"] = per_write
+
+
+def updates_per_write(site: Site, consumer: Contender) -> float:
+    """How many updates our consumer folded into a write, by its log."""
     written = sum(map(int, re.findall(rb"applied=(\d+)", consumer.log.read_bytes())))
     with engines.progress(site) as progress:
-        bench.book.notes["apply coalesced, updates per write"] = progress() / written
+        return progress() / written
 
 
 def start_up(bench: Bench) -> None:

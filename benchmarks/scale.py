@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 from benchmarks import apply, engines, ingest, load, workload
 from benchmarks.bench import Bench
@@ -76,16 +77,20 @@ def partitions(bench: Bench) -> None:
 
 
 def item_counts(bench: Bench) -> None:
-    """A table of a thousand items, of ten, of a hundred; then pages of the last."""
-    site = bench.provision("items")
-    there = 0
+    """A table of a thousand items, of ten, of a hundred; then pages of the last.
+
+    By writes: of few patients, several updates in a batch are one write.
+    """
     for count in ITEMS:
-        engines.fill_table(site, count - there, there)
-        there = count
+        site = bench.provision(f"items-{count}")
+        engines.fill_table(site, count)
         patients = list(workload.updates(min(count, apply.PATIENTS)))
         engines.fill_topic(site, patients * (apply.NEW_PATIENTS // len(patients)))
-        found = apply.measure(site, [our_consumer(site)], bench.seconds)
-        bench.note("items in the table", f"{count:,}", found)
+        consumer = our_consumer(site, f"items-{count}")
+        found = apply.measure(site, [consumer], bench.seconds)
+        writes = found.updates / apply.updates_per_write(site, consumer)
+        found = replace(found, updates=round(writes))
+        bench.note("writes, by items", f"{count:,}", found)
     reads(bench, site)
 
 
@@ -112,9 +117,8 @@ def reads(bench: Bench, site: Site) -> None:
 def consumer_memory(bench: Bench) -> None:
     """What a consumer holds after a million records of few patients."""
     site = bench.provision("consumer-memory")
-    engines.fill_topic(
-        site, list(workload.updates(apply.FEW)) * (MARKS[-1] // apply.FEW)
-    )
+    rounds = MARKS[-1] // apply.FEW + 1
+    engines.fill_topic(site, list(workload.updates(apply.FEW)) * rounds)
     with engines.progress(site) as progress, our_consumer(site) as consumer:
         for records in MARKS:
             _wait_for(progress, records)
