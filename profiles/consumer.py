@@ -16,7 +16,6 @@ from threading import Thread
 from typing import Protocol, TypeVar
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -27,14 +26,9 @@ from confluent_kafka import (
 from profiles import metrics, tracing
 from profiles.batches import Batch, read_batch
 from profiles.logs import record_of
+from profiles.places import Places, PositionLost, known
 from profiles.records import DeadLetter, Record
-from profiles.topics import (
-    PATIENCE_S,
-    KafkaUnavailable,
-    Topic,
-    committed_now,
-    watermarks,
-)
+from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed_now
 from profiles.updates import MergedUpdate, Source
 
 log = logging.getLogger(__name__)
@@ -111,18 +105,12 @@ class ProfileConsumer:
         self._topic = topic()
         self._store = store
         self._read_store = read_store
-        self._mark = f"{self._topic.id} {store}"
+        self._places = Places(self._kafka, self._topic, store)
         self._topic_read_at = self._store_read_at = time.monotonic()
         self._stop_by: float | None = None
         self._batch = Batch()
         self._backlog: list[Message] = []
-        self._due: dict[int, TopicPartition] = {}
-        self._epochs: dict[int, int] = {}
-        self._proofs: dict[int, TopicPartition] = {}
-        self._settled: dict[int, int] = {}
         self._committing = False
-        self._owned: set[int] = set()
-        self._ended: set[int] = set()
         self._joined_by = time.monotonic() + JOIN_S
         self._waiting = False
         self._leaving = False
@@ -151,7 +139,7 @@ class ProfileConsumer:
     @property
     def owned(self) -> frozenset[int]:
         """The partitions that the group has given us."""
-        return frozenset(self._owned)
+        return self._places.owned
 
     @property
     def caught_up(self) -> bool:
@@ -160,16 +148,15 @@ class ProfileConsumer:
         Not before the group has given us some, or has had time to: Tansu never gives
         partitions again in a group that a member left while it joined.
         """
-        joined = bool(self._owned) or time.monotonic() > self._joined_by
-        settled = not self._due and not self._backlog
-        return joined and settled and self._ended >= self._owned
+        joined = bool(self.owned) or time.monotonic() > self._joined_by
+        return joined and self._places.settled and not self._backlog
 
     def turn(self) -> None:
         """One batch: read, settle, commit."""
         self._watch_topic()
         messages = self._backlog or self._kafka.consume(BATCH_RECORDS, BATCH_S)
         self._backlog = []
-        self._batch = read_batch(self._records(messages))
+        self._batch = self._read(messages)
         if self._batch.ends:
             with tracing.applying(self._batch.headers):
                 self._settle()
@@ -187,18 +174,14 @@ class ProfileConsumer:
             if self._batch.size < left:
                 left, pauses = self._batch.size, _pauses()
             self._wait(next(pauses))
-        self._settled.update(self._batch.ends)
-        self._due.update(
-            (partition, self._place(partition, end))
-            for partition, end in self._batch.ends.items()
-        )
+        self._places.settle(self._batch.ends)
         self._resume()
         self._tell(self._batch, time.monotonic() - started)
 
     def _tell(self, batch: Batch, seconds: float) -> None:
         metrics.batch_records.observe(len(batch.headers))
         for partition in batch.ends:
-            self._tell_lag(partition, *self._known_span(partition))
+            metrics.lag.labels(partition).set(self._places.lag(partition))
         requests = {tracing.request_id(carried) for carried in batch.headers} - {""}
         log.info(
             "batch: applied=%d already=%d seconds=%.3f next=%s requests=%s",
@@ -209,23 +192,12 @@ class ProfileConsumer:
             sorted(requests)[:REQUESTS_TOLD],
         )
 
-    def _tell_lag(self, partition: int, low: int, end: int) -> None:
-        settled = max(low, self._settled.get(partition, 0))
-        metrics.lag.labels(partition).set(max(0, end - settled))
-
     def _tell_lags(self) -> None:
-        """Ask for the ends: while we wait, nothing is fetched that would tell them."""
-        with suppress(KafkaException):  # away as well: what was told last stays
-            for partition in [*self._owned]:
-                place = TopicPartition(self._topic.name, partition)
-                low, asked = self._kafka.get_watermark_offsets(place, timeout=LEAVE_S)
-                _, known = self._known_span(partition)  # of Tansu, the better one
-                self._tell_lag(partition, low, max(asked, known))
-
-    def _known_span(self, partition: int) -> tuple[int, int]:
-        """The first offset and the one after the last, as the last fetch told them."""
-        place = TopicPartition(self._topic.name, partition)
-        return self._kafka.get_watermark_offsets(place, cached=True)
+        """While we wait, nothing is fetched that would tell how the lag grows."""
+        with suppress(KafkaUnavailable):  # what was told last stays
+            for partition in self.owned:
+                lag = self._places.lag(partition, ask=True)
+                metrics.lag.labels(partition).set(lag)
 
     def _attempt(self) -> bool:
         """Try what is left of the batch once; whether it may be committed."""
@@ -333,18 +305,14 @@ class ProfileConsumer:
         Its answer is not waited for: where the coordinator is silent, that would be
         for ever, and deaf to signals.
         """
-        if not self._due or (self._committing and self._stop_by is None):
+        due = self._places.due()
+        if not due or (self._committing and self._stop_by is None):
             return
         self._committing = True
         try:
-            self._kafka.commit(offsets=[*self._due.values()], asynchronous=True)
+            self._kafka.commit(offsets=due, asynchronous=True)
         except KafkaException as error:
             self._on_commit(error.args[0], [])
-
-    def _place(self, partition: int, end: int) -> TopicPartition:
-        """What to commit. By the epoch, Kafka knows a log that was cut and grew again."""
-        epoch = self._epochs.get(partition, -1)
-        return TopicPartition(self._topic.name, partition, end, self._mark, epoch)
 
     def _on_commit(
         self, error: KafkaError | None, places: Sequence[TopicPartition]
@@ -355,10 +323,7 @@ class ProfileConsumer:
         if error is not None:
             log.warning("offsets are not committed yet (%s)", error.name())
             return
-        for place in places:
-            due = self._due.get(place.partition)
-            if due is not None and due.offset == place.offset:
-                del self._due[place.partition]
+        self._places.committed(places)
 
     def _leave(self) -> None:
         """Leave the group, and let a last commit end; where Kafka is silent, just go.
@@ -372,46 +337,33 @@ class ProfileConsumer:
 
     # What Kafka tells
 
+    def _read(self, messages: Iterable[Message]) -> Batch:
+        try:
+            return read_batch(self._records(messages))
+        except PositionLost as lost:
+            self._patiently(self._check_topic)  # of a recreated one nothing is missing
+            raise RecordsMissing(self._places.gap(lost)) from None
+
     def _records(self, messages: Iterable[Message]) -> Iterator[Record]:
         for message in messages:
-            partition = _known(message.partition())
             if (error := message.error()) is not None:
-                self._hear(error, partition, message)
-                continue
-            if partition not in self._owned:
-                continue  # revoked while it was on its way to us
-            if self._is_proof(message, partition):
-                continue
-            self._ended.discard(partition)
-            self._epochs[partition] = _known(message.leader_epoch())
-            yield record_of(message, Source(self._topic.id, partition))
-
-    def _is_proof(self, message: Message, partition: int) -> bool:
-        """Whether it is the last record that the group had settled before.
-
-        Raises RecordsMissing where another stands in its place.
-        """
-        proof = self._proofs.pop(partition, None)
-        if proof is None or message.offset() != proof.offset - 1:
-            return False
-        if message.leader_epoch() != proof.leader_epoch:
-            raise RecordsMissing(self._gap(partition, -1))
-        return True
+                self._hear(error, message)
+            elif self._places.is_new(message):
+                source = Source(self._topic.id, known(message.partition()))
+                yield record_of(message, source)
 
     def _concerns_us(self, message: Message) -> bool:
         """Whether it is of a partition of ours, or trouble of any kind."""
         error = message.error()
         is_of_a_partition = error is None or error.code() == KafkaError._PARTITION_EOF
-        return not is_of_a_partition or message.partition() in self._owned
+        return not is_of_a_partition or message.partition() in self.owned
 
-    def _hear(self, error: KafkaError, partition: int, message: Message) -> None:
-        code = error.code()
+    def _hear(self, error: KafkaError, message: Message) -> None:
+        code, partition = error.code(), known(message.partition())
         if code == KafkaError._PARTITION_EOF:
-            self._ended.add(partition)
+            self._places.meet_end(partition)
         elif code in _POSITION_LOST:
-            self._patiently(self._check_topic)
-            lost = TopicPartition("", partition, _known(message.offset()))
-            raise RecordsMissing(self._gap(partition, self._next(lost)))
+            raise PositionLost(partition, known(message.offset()))
         elif error.fatal() or code in _FORBIDDEN:
             raise MemberRefused(
                 f"Kafka refuses this member of the group ({error.str()}): check its "
@@ -419,23 +371,6 @@ class ProfileConsumer:
             )
         else:
             log.warning("Kafka: partition=%d %s", partition, error.name())
-
-    def _gap(self, partition: int, next_: int) -> str:
-        """What the log holds, where the group is to go on at an offset, or (-1) can't."""
-        low, high = watermarks(self._kafka, TopicPartition(self._topic.name, partition))
-        held = (
-            f"partition {partition} of topic {self._topic.name} holds the offsets "
-            f"{low} to {high}, and the group "
-        )
-        if next_ < 0 or low <= next_ <= high:
-            return (
-                f"{held}has read records that it does not hold: the log was cut and "
-                "grew again; see docs/operations.md"
-            )
-        return (
-            f"{held}is to go on at {next_}: the records between are gone from the "
-            "log; see docs/operations.md"
-        )
 
     def _watch_topic(self) -> None:
         if time.monotonic() - self._topic_read_at > WATCH_S:
@@ -469,58 +404,24 @@ class ProfileConsumer:
             return
         self._patiently(self._check_topic)
         places = self._patiently(lambda: committed_now(kafka, partitions))
-        starts = self._patiently(lambda: [self._start(place) for place in places])
+        starts = self._patiently(lambda: self._places.take(places))
         kafka.incremental_assign(starts)
         if self._waiting:
             kafka.pause(starts)
         else:
             kafka.resume(starts)  # it was ours before, and paused when we lost it
-        self._owned |= {start.partition for start in starts}
-        log.info("assigned: %s", {s.partition: self._next(s) for s in starts})
-
-    def _start(self, place: TopicPartition) -> TopicPartition:
-        """Where to begin: at the beginning, unless committed for this topic and table.
-
-        So a recreated topic is read from 0, and a table that was restored, or made
-        anew under its old name, is filled again; the fences refuse what it has. An
-        offset without a mark was set by an operator.
-        """
-        foreign = place.metadata not in (None, "", self._mark)
-        begin = place.offset < 0 or foreign
-        self._settled[place.partition] = 0 if begin else place.offset
-        if begin:
-            return TopicPartition(place.topic, place.partition, OFFSET_BEGINNING)
-        return self._go_on(place)
-
-    def _next(self, start: TopicPartition) -> int:
-        """The offset of the next record that is new to us."""
-        return self._proofs.get(start.partition, start).offset
-
-    def _go_on(self, place: TopicPartition) -> TopicPartition:
-        """At the record before, where the log has it: it has to be the one that was
-        settled last, by its leader's epoch. A log that was cut below it, and grew
-        again, has another there.
-        """
-        start = TopicPartition(place.topic, place.partition, place.offset)
-        if place.offset > 0 and _known(place.leader_epoch) >= 0:
-            low, _ = watermarks(self._kafka, start)
-            if low < place.offset:
-                self._proofs[place.partition] = place
-                start.offset -= 1
-        return start
+        taken = [start.partition for start in starts]
+        log.info("assigned: %s", {each: self._places.next(each) for each in taken})
 
     def _on_revoke(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {partition.partition for partition in partitions}
         log.info("revoked: %s", sorted(gone))
         self._batch.drop(gone)
         self._backlog = [m for m in self._backlog if m.partition() not in gone]
-        self._due = {p: place for p, place in self._due.items() if p not in gone}
-        for partition in gone & self._owned:
+        for partition in gone & self.owned:
             with suppress(KeyError):
                 metrics.lag.remove(partition)
-            self._proofs.pop(partition, None)
-        self._owned -= gone
-        self._ended -= gone
+        self._places.drop(gone)
 
 
 _POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
@@ -529,11 +430,6 @@ _FORBIDDEN = {
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
 }
-
-
-def _known(value: int | None) -> int:
-    """A place or an epoch; -1 is none, for librdkafka too."""
-    return -1 if value is None else value
 
 
 def _pauses() -> Iterator[float]:

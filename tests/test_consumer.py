@@ -375,17 +375,23 @@ def test_records_from_before_a_revocation_never_overtake_those_after_it(world):
 
 
 def test_records_that_come_with_the_revocation_of_their_partition_are_left(world):
-    def lose_and_regain():
+    """Written when it is ours again, offset 10 would have 8 and 9 refused."""
+
+    def lose():
         w.kafka.revoke(3)
-        w.kafka.turns = [lambda: w.kafka.assign(3), [message(8, "3", partition=3)]]
         return [message(10, "3", partition=3)]
 
-    w = world([message(0)], lose_and_regain)
+    def regain():
+        w.kafka.assign(3)
+
+    w = world([message(0)], lose, regain)
     w.kafka.assign(3)
     w.table.troubles = [throttled()] * 4
     w.turn()
+    w.kafka.turns = [[message(8, "3", partition=3, FirstName="John")]]
     w.turn()
     w.turn()
+    assert names(w.table, "3") == {"FirstName": "John"}
     assert w.kafka.commits == [{0: 1}, {3: 9}]
 
 
@@ -556,6 +562,24 @@ def test_a_log_that_was_cut_is_told_with_where_the_group_is_to_go_on(world):
     with pytest.raises(
         RecordsMissing, match="40 to 45, and the group is to go on at 50"
     ):
+        w.turn()
+
+
+def test_a_log_that_ends_before_the_record_that_was_settled_was_cut(world):
+    """Where it begins there is no error: that is the log's end, and no more."""
+    w = gone_on(world, [end()])
+    w.kafka.ends = {0: 49}
+    with pytest.raises(
+        RecordsMissing, match="40 to 49, and the group is to go on at 50"
+    ):
+        w.turn()
+    assert not w.consumer.caught_up
+
+
+def test_another_record_there_of_a_recreated_topic_is_no_gap(world):
+    w = gone_on(world, [FakeMessage(49, b"{}", leader_epoch=8)])
+    w.topics = [RECREATED]
+    with pytest.raises(StartOver):
         w.turn()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +90,19 @@ def test_what_to_read_with_is_made_again_where_it_can_not_be_made(observe):
     observer._make = make
     assert look(observer).problem == "It can't be read (ValueError)"
     wait_until(lambda: look(observer).value == 3, 5, "no reading")
+
+
+def test_what_to_read_with_is_made_once_and_kept(observe):
+    def make():
+        made.append(1)
+        return lambda: next(readings)
+
+    made: list[int] = []
+    readings = count(1)
+    observer = observe(lambda: 1)
+    observer._make = make
+    wait_until(lambda: (look(observer).value or 0) > 2, 5, "no readings")
+    assert len(made) == 1
 
 
 def test_reading_ends_when_nobody_looks_and_begins_again(observe, monkeypatch):

@@ -14,6 +14,7 @@ from profiles.gates import Full, Gate
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(gates, "STALLED_S", 0.01)
+    monkeypatch.setattr(gates, "FIRST_S", 60.0)
 
 
 def pass_through(gate: Gate) -> bool:
@@ -40,23 +41,22 @@ def test_whoever_comes_while_a_first_answer_is_awaited_queues_for_it():
         assert queued.result(10)
 
 
-def test_later_a_stall_refuses_the_queue():
-    gate, inside, over = Gate(1), Event(), Event()
-    pass_through(gate)
+def assert_the_queue_is_refused(gate: Gate) -> None:
+    inside, over = Event(), Event()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(hold, gate, inside, over)
         inside.wait(10)
         with pytest.raises(Full):
             pass_through(gate)
         over.set()
+
+
+def test_later_a_stall_refuses_the_queue():
+    gate = Gate(1)
+    pass_through(gate)
+    assert_the_queue_is_refused(gate)
 
 
 def test_a_first_answer_that_does_not_come_refuses_the_queue_too(monkeypatch):
     monkeypatch.setattr(gates, "FIRST_S", 0.02)
-    gate, inside, over = Gate(1), Event(), Event()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(hold, gate, inside, over)
-        inside.wait(10)
-        with pytest.raises(Full):
-            pass_through(gate)
-        over.set()
+    assert_the_queue_is_refused(Gate(1))

@@ -236,6 +236,7 @@ def test_a_kafka_that_answers_slowly_is_waited_for_however_long_the_queue():
 
 def test_a_long_queue_before_a_slow_kafka_is_answered_in_time(monkeypatch):
     monkeypatch.setattr(producer, "ANSWER_S", 0.4)
+    monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 60)
     monkeypatch.setattr(producer, "QUEUE_S", 0.2)
     kafka = FakeKafkaProducer(acks=False)
     with publisher(kafka, capacity=1) as to_topic, ThreadPoolExecutor(9) as pool:
