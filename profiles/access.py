@@ -86,6 +86,9 @@ class CannotJudge(APIException):
     wait = 1
 
 
+MOST_HOSTS = 100
+"""Remembered: in development any port will do."""
+
 PROBES = ("/livez", "/readyz", "/metrics")
 
 
@@ -94,16 +97,25 @@ class OpenModeGuard:
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
+        self._served: set[str] = set()
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.path_info not in PROBES:  # asked by address, not by name
-            request.get_host()
+            self._require_served(request)
         if settings.DEVELOPMENT and not _is_local(request):
             raise PermissionDenied(
                 "Development mode serves this machine only; name further networks in "
                 "DJANGO_OPEN_PEERS."
             )
         return self.get_response(request)
+
+    def _require_served(self, request: HttpRequest) -> None:
+        """Raises DisallowedHost; a Host that counted once counts without another look."""
+        host = request.META.get("HTTP_HOST", "")
+        if host not in self._served:
+            request.get_host()
+            if host and len(self._served) < MOST_HOSTS:
+                self._served.add(host)
 
 
 def database_connections(get_response: Handler) -> Handler:
@@ -133,9 +145,9 @@ def admit(request: HttpRequest, scope: str) -> None:
     try:
         caller = _bearer(request)
     except Unauthorized:
-        _throttle(address(request))
+        _throttle(request, OPEN)
         raise
-    _throttle(address(request) if caller is OPEN else caller.name)
+    _throttle(request, caller)
     if scope not in caller.scopes:
         raise LacksScope(scope)
     _remember(request, caller)
@@ -186,9 +198,13 @@ def _bearer(request: HttpRequest) -> Caller:
     return Caller(f"token:{token.subject}", token.scopes)
 
 
-def _throttle(client: str) -> None:
+def _throttle(request: HttpRequest, caller: Caller) -> None:
+    """By name; whoever has none, by address."""
     throttle = throttles.throttle()
-    if throttle is not None and (wait_s := throttle.wait_s(client)):
+    if throttle is None:
+        return
+    client = address(request) if caller is OPEN else caller.name
+    if wait_s := throttle.wait_s(client):
         raise Throttled(wait_s)
 
 

@@ -268,3 +268,12 @@ def test_a_page_keeps_its_own_policy(db, dynamodb, path):
     if "'unsafe-inline'" not in policy:
         assert "style=" not in content
         assert all("nonce=" in style for style in re.findall("<style[^>]*>", content))
+
+
+def test_a_foreign_host_is_refused_however_often_ours_was_served():
+    client = Client()
+    hosts = ["localhost", "localhost", "evil.example", "localhost", "evil.example"]
+    answers = [
+        client.get("/api/schema", headers={"host": host}).status_code for host in hosts
+    ]
+    assert answers == [200, 200, 400, 200, 400]
