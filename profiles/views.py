@@ -108,6 +108,12 @@ class PatientProfileView(APIView):
         trail.note(request, "list", [profile[items.KEY] for profile in found])
         return Response({"Profiles": found, "Cursor": following}, headers=_PRIVATE)
 
+    def head(self, request: Request) -> Response:
+        """As GET. Declared, for Django would give the view a bound method of its own:
+        a cycle that keeps the request, with all of its body, until a collection.
+        """
+        return self.get(request)
+
 
 class PatientProfileDetailView(APIView):
     """GET one stored profile."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from io import BytesIO
 from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from django.test import Client
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from profiles import bodies, ingest, records, serializers
+from profiles import bodies, ingest, records, serializers, views
 from profiles.producer import NotAcknowledged, Verdict
 from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from profiles.updates import Receipt, Source, Update
@@ -117,6 +120,21 @@ def test_the_location_leads_to_the_profile(post, dynamodb, patient_id):
     assert unquote(location) == f"/patientprofile/{patient_id}"
     Table(dynamodb, "patient-profile").apply([update_at(0, patient_id)])
     assert Client().get(location).json()["PatientId"] == patient_id
+
+
+@pytest.mark.parametrize("body", [b'{"PatientId": "1"}', b'[{"PatientId": "1"}]', b"{"])
+def test_a_request_and_its_body_are_gone_with_the_answer(publisher, body):
+    """Not when the collector comes: until then there would be thousands of them."""
+    request = RequestFactory().post("/patientprofile", body, JSON)
+    there = weakref.ref(request)
+    answer = views.lane(lambda _: HttpResponse())
+    gc.disable()
+    try:
+        answer(request)
+        del request
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 # Not accepted
