@@ -114,10 +114,10 @@ class Member(Contender):
         return re.search(rb"assigned: \{\d", self.log.read_bytes()) is not None
 
 
-def our_server(site: Site, workers: int = 1) -> Server:
+def our_server(site: Site, workers: int = 1, name: str = "web") -> Server:
     """The project, as `manage.py serve` runs it."""
     options = ["serve", "--port", "{port}", "--workers", str(workers)]
-    return Server(f"web-{workers}", site, [*MANAGE, *options])
+    return Server(f"{name}-{workers}", site, [*MANAGE, *options])
 
 
 def naive_server(site: Site, workers: int = 1) -> Server:

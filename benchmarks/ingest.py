@@ -27,6 +27,7 @@ from benchmarks.contenders import (
 
 OURS, NAIVE, FASTAPI = "project", "(a) naive Django", "(b) FastAPI"
 RAW = "(e) raw librdkafka"
+ONE_CORE = "project, WEB_ONE_CORE"
 WITH_TOKEN, BESIDE_WAITERS = "project, with a token", "project, beside 32 that wait"
 WAITERS = 32
 KEY = secrets.token_urlsafe(32)
@@ -95,6 +96,7 @@ def scenes(bench: Bench) -> None:
     token = a_token()
     servers = {
         OURS: our_server(site),
+        ONE_CORE: our_server(site.having(WEB_ONE_CORE="1"), name="one-core"),
         NAIVE: naive_server(site),
         FASTAPI: fastapi_server(site),
     }
