@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+from threading import Thread
 
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
@@ -12,6 +13,8 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "patientsite.settings")
 
 application = get_wsgi_application()
+
+from profiles import ingest  # noqa: E402 not before the applications are loaded
 
 
 def keep_to_one_core() -> None:
@@ -27,6 +30,7 @@ def keep_to_one_core() -> None:
 
 if settings.WEB_ONE_CORE:
     keep_to_one_core()
+Thread(target=ingest.connect, name="connect", daemon=True).start()
 
 # What stands by now stays: the collector need not go through it again and again.
 gc.collect()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 kafka_log = logging.getLogger("kafka")
 
-DELIVERY_TIMEOUT_MS = 4000
+DELIVERY_TIMEOUT_MS = 3500
 """Below the 5 s in which a POST is answered."""
 
 _CONSUMER_ONLY = ("fetch.", "group.", "heartbeat.", "max.poll.", "queued.", "session.")

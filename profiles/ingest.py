@@ -6,6 +6,7 @@ In: parsed JSON. Out: a response with a receipt for each update. Knows no Dynamo
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
 from urllib.parse import quote
@@ -33,9 +34,15 @@ ERRORS_TOLD = 100
 
 @cache
 def publisher() -> Publisher:
-    """This process's one publisher, made with its first update: after any fork."""
+    """This process's one publisher, made after any fork: Kafka's client outlives none."""
     capacity = max(1, settings.WEB_THREADS // 2)
     return Publisher(connections.producer, topics.watch().current, capacity)
+
+
+def connect() -> None:
+    """Spare the first update the time that a producer takes to connect."""
+    with suppress(NotAcknowledged, topics.KafkaUnavailable, topics.WrongTopic):
+        publisher().connect()
 
 
 def publish_one(request: HttpRequest, update: Update) -> Receipt:

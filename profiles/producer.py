@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
@@ -24,14 +25,15 @@ from profiles.updates import Receipt, Source, Update
 
 log = logging.getLogger(__name__)
 
-ACKNOWLEDGE_TIMEOUT_S = 4.5
+ACKNOWLEDGE_TIMEOUT_S = 4.0
 """A little over the delivery timeout, so that librdkafka's own verdict comes first."""
 
-
-ANSWER_S = 4.8
-"""In which a POST has its answer, however long it queued: 5 s with all the rest."""
+ANSWER_S = 4.2
+"""In which a thread has its answer, queue included. The rest of 5 s is for what no clock
+of ours sees: the wait for a thread, up to STALLED_S while all of them queue."""
 
 QUEUE_S = 2.0
+CONNECT_S = 0.5
 
 
 class NotAcknowledged(Exception):
@@ -69,6 +71,10 @@ class Publisher:
         self._lock = Lock()
         self._session: _Session | None = None
 
+    def connect(self) -> None:
+        """Have a Kafka producer before the first update comes; raises as `publish`."""
+        self._current(self._topic().name)
+
     def publish(self, update: Update) -> Receipt:
         """Put the update on the topic; returns once it is durable there.
 
@@ -104,7 +110,7 @@ class Publisher:
         by: float,
         moved: Callable[[], None],
     ) -> list[Verdict]:
-        session = self._current()
+        session = self._current(topic.name)
         delivery = session.deliver(topic, updates, headers, by)
         if delivery.broken:
             self._retire(session)
@@ -112,15 +118,15 @@ class Publisher:
             moved()
         return delivery.verdicts
 
-    def _current(self) -> _Session:
+    def _current(self, topic: str) -> _Session:
         with self._lock:
             if self._session is None:
-                self._session = self._start()
+                self._session = self._start(topic)
             return self._session
 
-    def _start(self) -> _Session:
+    def _start(self, topic: str) -> _Session:
         try:
-            return _Session(self._make())
+            return _Session(self._make(), topic)
         except KafkaException as error:
             raise NotAcknowledged(
                 f"no Kafka producer can be made ({error.args[0].name()})"
@@ -190,8 +196,9 @@ class _Delivery:
 class _Session:
     """One Kafka producer, and the thread that polls it until it is retired."""
 
-    def __init__(self, kafka: KafkaProducer) -> None:
+    def __init__(self, kafka: KafkaProducer, topic: str) -> None:
         self._kafka = kafka
+        self._topic = topic
         self._retired = False
         Thread(target=self._poll, name="producer-poll", daemon=True).start()
 
@@ -226,6 +233,9 @@ class _Session:
         self._retired = True
 
     def _poll(self) -> None:
+        # Asked for the topic it connects at once; left alone, within a second.
+        with suppress(KafkaException):
+            self._kafka.list_topics(self._topic, CONNECT_S)
         while not self._retired or len(self._kafka):
             self._kafka.poll(0.2)
 

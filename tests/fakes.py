@@ -192,11 +192,15 @@ class FakeKafkaProducer:
     def __init__(self, *, acks: bool = True, refuses: Exception | None = None) -> None:
         self.acks = acks
         self.refuses = refuses
+        self.asked: list[str] = []
         self.produced: list[tuple[str, bytes, bytes]] = []
         self.headers: list[Any] = []
         self.waiting: list[Any] = []
         self.next_offset = 0
         self.polls = 0
+
+    def list_topics(self, topic: str, timeout: float) -> None:
+        self.asked.append(topic)
 
     def produce(self, topic, value, key, *, headers=None, on_delivery) -> None:
         if self.refuses is not None:

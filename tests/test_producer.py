@@ -66,6 +66,24 @@ def test_the_record_is_keyed_by_patient_and_holds_just_what_was_supplied():
     assert kafka.produced == [(TOPIC.name, b"1", value)]
 
 
+def test_a_producer_connects_before_the_first_update():
+    kafka = FakeKafkaProducer()
+    with publisher(kafka) as to_topic:
+        to_topic.connect()
+        until(lambda: kafka.asked == [TOPIC.name])
+        to_topic.publish(UPDATE)
+    assert kafka.asked == [TOPIC.name]
+
+
+def test_a_producer_that_can_not_connect_delivers_once_it_can():
+    class Alone(FakeKafkaProducer):
+        def list_topics(self, topic: str, timeout: float) -> None:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    with publisher(Alone()) as to_topic:
+        assert to_topic.publish(UPDATE).offset == 0
+
+
 def test_publish_waits_for_the_acknowledgement():
     kafka = FakeKafkaProducer(acks=False)
     with publisher(kafka) as to_topic, ThreadPoolExecutor(1) as pool:
