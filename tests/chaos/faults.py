@@ -16,7 +16,7 @@ from threading import Event, Lock, Thread
 
 from tests.chaos import proxy
 from tests.chaos.deployment import MEMBERS, Deployment, bring_up
-from tests.chaos.proxy import Proxy, half
+from tests.chaos.proxy import Proxy, one_in
 from tests.engines.process import Engine
 
 SESSION_S = 3
@@ -192,10 +192,10 @@ class Store(Lane):
     @property
     def deck(self) -> list[Action]:
         faults = [
-            half(proxy.throttled),
+            one_in(2, proxy.throttled),
             proxy.throttled,
-            half(proxy.failing),
-            half(proxy.unanswered),
+            one_in(2, proxy.failing),
+            one_in(2, proxy.unanswered),
             proxy.slow,
             proxy.swallowed,
         ]

@@ -61,13 +61,13 @@ def slow(forward: Forward) -> Answer | None:
     return forward()
 
 
-def half(fault: Fault) -> Fault:
-    """The fault for every other call, by chance."""
+def one_in(calls: int, fault: Fault) -> Fault:
+    """The fault for one in so many calls, by chance."""
 
     def one_or_the_other(forward: Forward) -> Answer | None:
-        return random.choice((fault, unharmed))(forward)
+        return random.choice((fault, *[unharmed] * (calls - 1)))(forward)
 
-    one_or_the_other.__name__ = f"half {fault.__name__}"
+    one_or_the_other.__name__ = f"1 in {calls} {fault.__name__}"
     return one_or_the_other
 
 

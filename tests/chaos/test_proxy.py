@@ -124,7 +124,7 @@ def test_a_dropped_call_never_reaches_the_table_and_the_next_one_does(
 
 
 def test_half_of_the_calls_are_harmed(between, ask):
-    between.fault = proxy.half(proxy.throttled)
+    between.fault = proxy.one_in(2, proxy.throttled)
     statuses = {ask().result()[0] for _ in range(40)}
     assert statuses == {200, 400}
 

@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -227,9 +227,17 @@ class Scene:
 
     def topic_id(self) -> str:
         """As Kafka writes it; librdkafka writes `+` and `/`."""
-        described = self.admin.describe_topics(TopicCollection([self.topic]))
-        told = described[self.topic].result(10).topic_id
-        return str(told).translate(str.maketrans("+/", "-_"))
+        for _ in range(10):
+            with suppress(KafkaException, TimeoutError):
+                return self._told_id().translate(str.maketrans("+/", "-_"))
+        raise TimeoutError(f"Kafka did not tell the id of topic {self.topic}")
+
+    def _told_id(self) -> str:
+        """Asked of a new client: an old one goes on asking a broker that died."""
+        servers = self.stack.bootstrap_servers
+        admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+        described = admin.describe_topics(TopicCollection([self.topic]))
+        return str(described[self.topic].result(5).topic_id)
 
     def item(self, patient: str) -> Item:
         key = {"PatientId": {"S": patient}}
