@@ -30,7 +30,8 @@ def keep_to_one_core() -> None:
 
 if settings.WEB_ONE_CORE:
     keep_to_one_core()
-Thread(target=ingest.connect, name="connect", daemon=True).start()
+if multiprocessing.parent_process():  # no fork may follow: no thread outlives one
+    Thread(target=ingest.connect, name="connect", daemon=True).start()
 
 # What stands by now stays: the collector need not go through it again and again.
 gc.collect()

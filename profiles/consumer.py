@@ -361,7 +361,8 @@ class ProfileConsumer:
     def _hear(self, error: KafkaError, message: Message) -> None:
         code, partition = error.code(), known(message.partition())
         if code == KafkaError._PARTITION_EOF:
-            self._places.meet_end(partition)
+            offset = known(message.offset())
+            self._patiently(lambda: self._places.meet_end(partition, offset))
         elif code in _POSITION_LOST:
             raise PositionLost(partition, known(message.offset()))
         elif error.fatal() or code in _FORBIDDEN:

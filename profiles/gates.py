@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 
 STALLED_S = 0.5
-FIRST_S = 2.0
+FIRST_S = 0.8
 """What a first answer may take: a process that has just started connects before it."""
 
 

@@ -124,14 +124,21 @@ class Places:
         place.ended = False
         return True
 
-    def meet_end(self, partition: int) -> None:
-        """The log ends here; raises PositionLost where that is before what is settled."""
+    def meet_end(self, partition: int, offset: int) -> None:
+        """The log ends here; raises PositionLost where that is before what is settled.
+
+        A leader that has just taken over may show less than it has: it is asked, and
+        the record is waited for. Raises KafkaUnavailable.
+        """
         place = self._of.get(partition)
         if place is None:
             return
-        if place.proof is not None:
-            raise PositionLost(partition, place.settled)
-        place.ended = True
+        if place.proof is not None and offset < place.settled:
+            _, end = watermarks(self._kafka, self._at(partition))
+            if end < place.settled:
+                raise PositionLost(partition, place.settled)
+            return
+        place.proof, place.ended = None, True
 
     def gap(self, lost: PositionLost) -> str:
         """What the log has, and what it lacks. Raises KafkaUnavailable."""

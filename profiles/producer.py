@@ -30,7 +30,7 @@ ACKNOWLEDGE_TIMEOUT_S = 4.0
 
 ANSWER_S = 4.2
 """In which a thread has its answer, queue included. The rest of 5 s is for what no clock
-of ours sees: the wait for a thread, up to STALLED_S while all of them queue."""
+of ours sees, the wait for a thread: where Kafka stalls, not over the gate's patience."""
 
 QUEUE_S = 2.0
 CONNECT_S = 0.5

@@ -125,9 +125,9 @@ def world(clock):
     return make
 
 
-def end(partition: int = 0) -> FakeMessage:
+def end(partition: int = 0, at: int = 9) -> FakeMessage:
     eof = KafkaError._PARTITION_EOF
-    return FakeMessage(9, partition=partition, error=eof)
+    return FakeMessage(at, partition=partition, error=eof)
 
 
 def not_committed() -> KafkaError:
@@ -567,13 +567,32 @@ def test_a_log_that_was_cut_is_told_with_where_the_group_is_to_go_on(world):
 
 def test_a_log_that_ends_before_the_record_that_was_settled_was_cut(world):
     """Where it begins there is no error: that is the log's end, and no more."""
-    w = gone_on(world, [end()])
+    w = gone_on(world, [end(at=49)])
     w.kafka.ends = {0: 49}
     with pytest.raises(
         RecordsMissing, match="40 to 49, and the group is to go on at 50"
     ):
         w.turn()
     assert not w.consumer.caught_up
+
+
+def test_a_leader_that_does_not_show_the_last_record_yet_is_waited_for(world):
+    """It took over a moment ago, and learns from its followers what it may show."""
+    seen = message(49, FirstName="John")
+    w = gone_on(world, [end(at=49)], [seen, message(50, LastName="Doe")], [end(at=51)])
+    w.turn()
+    assert not w.consumer.caught_up
+    w.turn()
+    w.turn()
+    assert w.consumer.caught_up
+    assert w.shown() == {"FirstName": "John", "LastName": "Doe"}
+    assert w.kafka.commits == [{0: 50}, {0: 51}]
+
+
+def test_where_a_log_ends_after_a_mark_there_is_nothing_to_prove(world):
+    w = gone_on(world, [end(at=50)])
+    w.turn()
+    assert w.consumer.caught_up
 
 
 def test_another_record_there_of_a_recreated_topic_is_no_gap(world):
