@@ -32,7 +32,6 @@ _PLAIN_EMAIL = re.compile(
 )
 """A part of what Django accepts, found without its look at every label."""
 _DOTS = (".", "..")
-_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class TextField(serializers.CharField):
@@ -84,7 +83,7 @@ class PatientIdField(TextField):
         return text
 
     def plain(self, value: object) -> bool:
-        return super().plain(value) and value not in _DOTS
+        return TextField.plain(self, value) and value not in _DOTS
 
 
 class DateField(TextField):
@@ -99,10 +98,10 @@ class DateField(TextField):
         return text
 
     def plain(self, value: object) -> bool:
+        if type(value) is not str or len(value) != 10 or value[4::3] != "--":
+            return False
         try:
-            return type(value) is str and bool(
-                _ISO_DATE.fullmatch(value) and date.fromisoformat(value)
-            )
+            return bool(date.fromisoformat(value))
         except ValueError:
             return False
 
@@ -112,9 +111,8 @@ class EmailField(TextField, serializers.EmailField):
 
     def plain(self, value: object) -> bool:
         return (
-            super().plain(value)
-            and _PLAIN_EMAIL.fullmatch(cast(str, value)) is not None
-        )
+            type(value) is str and len(value) <= (self.max_length or 0)
+        ) and _PLAIN_EMAIL.fullmatch(value) is not None
 
 
 class OneOfField(TextField):
@@ -193,14 +191,14 @@ def parse(data: object) -> Update:
 
 def _is_plain(data: object) -> TypeGuard[dict[str, Any]]:
     """Whether every field is surely valid and kept as it is."""
-    if type(data) is not dict or "PatientId" not in data:
+    if type(data) is not dict or data.get("PatientId") is None:
         return False
-    for name, value in data.items():
-        plain = _PLAIN.get(name)
-        if plain is None or not (
-            plain(value) or (value is None and name != "PatientId")
-        ):
-            return False
+    try:
+        for name, value in data.items():
+            if not _PLAIN[name](value) and value is not None:
+                return False
+    except KeyError:
+        return False
     return True
 
 
