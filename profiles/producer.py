@@ -154,7 +154,11 @@ class _Delivery:
 
     def report(self, index: int, error: KafkaError | None, message: Message) -> None:
         """Take a delivery report; called by the one thread that polls."""
-        self.verdicts[index] = self._verdict(error, message)
+        if error is None:
+            self.verdicts[index] = self._receipt(message)
+        else:
+            self.broken = self.broken or error.code() not in _REFUSALS
+            self.verdicts[index] = NotAcknowledged(_describe(error))
         self._reports += 1
         self._conclude()
 
@@ -180,10 +184,7 @@ class _Delivery:
         if self._reports == self._expected:
             self._done.put(None)
 
-    def _verdict(self, error: KafkaError | None, message: Message) -> Verdict:
-        if error is not None:
-            self.broken = self.broken or error.code() not in _REFUSALS
-            return NotAcknowledged(_describe(error))
+    def _receipt(self, message: Message) -> Verdict:
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or offset < 0:
             return NotAcknowledged("Kafka holds the update but did not tell its offset")
