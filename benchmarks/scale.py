@@ -79,7 +79,7 @@ def partitions(bench: Bench) -> None:
 def item_counts(bench: Bench) -> None:
     """A table of a thousand items, of ten, of a hundred; then pages of the last.
 
-    By writes: of few patients, several updates in a batch are one write.
+    By writes too: of few patients, several updates in a batch are one write.
     """
     for count in ITEMS:
         site = bench.provision(f"items-{count}")
@@ -88,6 +88,7 @@ def item_counts(bench: Bench) -> None:
         engines.fill_topic(site, patients * (apply.NEW_PATIENTS // len(patients)))
         consumer = our_consumer(site, f"items-{count}")
         found = apply.measure(site, [consumer], bench.seconds)
+        bench.note("updates, by items", f"{count:,}", found)
         writes = found.updates / apply.updates_per_write(site, consumer)
         found = replace(found, updates=round(writes))
         bench.note("writes, by items", f"{count:,}", found)
