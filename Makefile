@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 export DJANGO_DEBUG ?= 1
+# uv trusts whom the system trusts: a company may have certificates of its own.
+export UV_SYSTEM_CERTS ?= 1
 MAKEFLAGS += --jobs=2
 .DEFAULT_GOAL := help
 
