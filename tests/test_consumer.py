@@ -356,6 +356,18 @@ def test_a_revoked_partition_is_dropped_from_batch_backlog_and_commit(world):
     assert w.kafka.commits == [{0: 1}, {0: 2}]
 
 
+def assert_begun_anew(w: World, trouble: int) -> None:
+    """What came of partition 3 while the table was in trouble is not written."""
+    w.kafka.assign(3)
+    w.table.troubles = [throttled()] * trouble
+    w.turn()
+    w.kafka.turns = [[message(8, "3", partition=3, FirstName="John")]]
+    w.turn()
+    w.turn()
+    assert names(w.table, "3") == {"FirstName": "John"}
+    assert w.kafka.commits == [{0: 1}, {3: 9}]
+
+
 def test_records_from_before_a_revocation_never_overtake_those_after_it(world):
     """Written first, offset 10 would have 8 and 9 refused as already applied."""
 
@@ -364,14 +376,7 @@ def test_records_from_before_a_revocation_never_overtake_those_after_it(world):
         w.kafka.assign(3)
 
     w = world([message(0)], [message(10, "3", partition=3)], lose_and_regain)
-    w.kafka.assign(3)
-    w.table.troubles = [throttled()] * 3
-    w.turn()
-    w.kafka.turns = [[message(8, "3", partition=3, FirstName="John")]]
-    w.turn()
-    w.turn()
-    assert names(w.table, "3") == {"FirstName": "John"}
-    assert w.kafka.commits == [{0: 1}, {3: 9}]
+    assert_begun_anew(w, trouble=3)
 
 
 def test_records_that_come_with_the_revocation_of_their_partition_are_left(world):
@@ -385,14 +390,7 @@ def test_records_that_come_with_the_revocation_of_their_partition_are_left(world
         w.kafka.assign(3)
 
     w = world([message(0)], lose, regain)
-    w.kafka.assign(3)
-    w.table.troubles = [throttled()] * 4
-    w.turn()
-    w.kafka.turns = [[message(8, "3", partition=3, FirstName="John")]]
-    w.turn()
-    w.turn()
-    assert names(w.table, "3") == {"FirstName": "John"}
-    assert w.kafka.commits == [{0: 1}, {3: 9}]
+    assert_begun_anew(w, trouble=4)
 
 
 def test_what_is_due_for_a_revoked_partition_is_not_committed(world):
