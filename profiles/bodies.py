@@ -1,7 +1,7 @@
 """The body: what a POST carries.
 
-In: an HTTP request. Out: parsed JSON, one value or many, within limits of bytes and
-number; or an error of the 4xx kind. Does not know the fields.
+In: an HTTP request. Out: the JSON text of one update or many, within limits of bytes
+and number; or an error of the 4xx kind. Does not know the fields.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _large_at_a_time = BoundedSemaphore(4)
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What was posted; `many` tells an array or lines, also of one element."""
+    """What was posted, each element yet to be read; `many` tells an array or lines."""
 
-    values: list[object]
+    elements: list[bytes]
     many: bool
 
 
@@ -49,7 +49,7 @@ def room(request: HttpRequest) -> AbstractContextManager[None]:
 
 
 def read(request: HttpRequest) -> Body:
-    """The posted JSON: an object, an array, or newline-delimited values.
+    """The posted JSON: an object, or the elements of an array or of lines.
 
     Raises UnsupportedMediaType, LengthRequired, TooLarge or ParseError.
     """
@@ -57,13 +57,17 @@ def read(request: HttpRequest) -> Body:
         raise UnsupportedMediaType(request.content_type or "none")
     raw = _bytes(request)
     if request.content_type == NDJSON:
-        return _many(list(_lines(raw)))
+        return _many([line for line in raw.split(b"\n") if line.strip()])
     if _ARRAY.match(raw):
-        values = _parse(raw)
-        return _many(values if isinstance(values, list) else [values])
+        return _many(_split(raw))
     if len(raw) > ONE_BYTES:
         raise problems.TooLarge(f"An object is over {ONE_BYTES:,} bytes.")
-    return Body([_parse(raw)], many=False)
+    return Body([raw], many=False)
+
+
+def not_json(what: str, error: records.NotStrictJSON) -> ParseError:
+    """400: what of the body is not JSON, and why."""
+    return ParseError(f"{what} is not valid JSON: {error}.")
 
 
 @contextmanager
@@ -104,22 +108,16 @@ def _bytes(request: HttpRequest) -> bytes:
         raise ParseError("The body ended before its announced length.") from None
 
 
-def _many(values: list[object]) -> Body:
-    if len(values) > MANY:
-        raise problems.TooLarge(f"More than {MANY:,} updates in one request.")
-    if not values:
-        raise ParseError("The body holds no update.")
-    return Body(values, many=True)
-
-
-def _lines(raw: bytes) -> Iterator[object]:
-    for number, line in enumerate(raw.split(b"\n")):
-        if line.strip():
-            yield _parse(line, f"Line {number + 1}")
-
-
-def _parse(raw: bytes, what: str = "The body") -> object:
+def _split(raw: bytes) -> list[bytes]:
     try:
-        return records.load_json(raw)
+        return records.split(raw)
     except records.NotStrictJSON as error:
-        raise ParseError(f"{what} is not valid JSON: {error}.") from None
+        raise not_json("The body", error) from None
+
+
+def _many(elements: list[bytes]) -> Body:
+    if len(elements) > MANY:
+        raise problems.TooLarge(f"More than {MANY:,} updates in one request.")
+    if not elements:
+        raise ParseError("The body holds no update.")
+    return Body(elements, many=True)

@@ -1,6 +1,6 @@
 """Ingest: updates that a request carries, put on the topic, and the answer to that.
 
-In: parsed JSON. Out: a response with a receipt for each update. Knows no DynamoDB.
+In: the JSON text of each. Out: a response with a receipt for each update. Knows no DynamoDB.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cache
 from http import HTTPStatus
 from urllib.parse import quote
 
-import orjson
+import msgspec
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from rest_framework.exceptions import ValidationError
@@ -27,7 +27,8 @@ from profiles import (
     trail,
 )
 from profiles.producer import NotAcknowledged, Publisher, Verdict
-from profiles.updates import Receipt, Update
+from profiles.records import NotStrictJSON, ProducerRecord
+from profiles.updates import Receipt
 
 ERRORS_TOLD = 100
 
@@ -45,7 +46,15 @@ def connect() -> None:
         publisher().connect()
 
 
-def publish_one(request: HttpRequest, update: Update) -> Receipt:
+def read_one(text: bytes) -> ProducerRecord:
+    """A valid update; raises ParseError or ValidationError."""
+    try:
+        return serializers.parse(text)
+    except NotStrictJSON as error:
+        raise bodies.not_json("The body", error) from None
+
+
+def publish_one(request: HttpRequest, update: ProducerRecord) -> Receipt:
     """The receipt of one update; raises problems.Unavailable."""
     [verdict] = _publish(request, [update])
     if isinstance(verdict, NotAcknowledged):
@@ -53,7 +62,7 @@ def publish_one(request: HttpRequest, update: Update) -> Receipt:
     return verdict
 
 
-def accepted(update: Update, receipt: Receipt) -> HttpResponse:
+def accepted(update: ProducerRecord, receipt: Receipt) -> HttpResponse:
     """202 with the receipt, and where the profile is going to be."""
     return _json(_told(update, receipt), Location=location(update.patient_id))
 
@@ -63,24 +72,26 @@ def location(patient_id: str) -> str:
     return f"/patientprofile/{quote(patient_id, safe='')}"
 
 
-def publish_many(request: HttpRequest, values: list[object]) -> HttpResponse:
-    """202 with a receipt for each value, in order; all are validated before any is sent.
+def publish_many(request: HttpRequest, texts: list[bytes]) -> HttpResponse:
+    """202 with a receipt for each, in order; all are validated before any is sent.
 
-    Raises problems.InvalidElements or problems.Unavailable.
+    Raises ParseError, problems.InvalidElements or problems.Unavailable.
     """
-    updates = _parse_all(values)
+    updates = _read_all(texts)
     verdicts = _publish(request, updates)
     if any(isinstance(verdict, NotAcknowledged) for verdict in verdicts):
         return _partly_refused(updates, verdicts)
     return _json([_told(u, v) for u, v in zip(updates, verdicts, strict=True)])
 
 
-def _parse_all(values: list[object]) -> list[Update]:
+def _read_all(texts: list[bytes]) -> list[ProducerRecord]:
     """All or nothing: every bad element is told, by its index."""
     updates, errors = [], []
-    for index, value in enumerate(values):
+    for index, text in enumerate(texts):
         try:
-            updates.append(serializers.parse(value))
+            updates.append(serializers.parse(text))
+        except NotStrictJSON as error:
+            raise bodies.not_json(f"The update at index {index}", error) from None
         except ValidationError as error:
             errors.append({"index": index, "errors": error.detail})
     if errors:
@@ -88,7 +99,7 @@ def _parse_all(values: list[object]) -> list[Update]:
     return updates
 
 
-def _publish(request: HttpRequest, updates: list[Update]) -> list[Verdict]:
+def _publish(request: HttpRequest, updates: list[ProducerRecord]) -> list[Verdict]:
     started = time.perf_counter()
     try:
         with tracing.publishing(request) as headers:
@@ -106,7 +117,7 @@ def _publish(request: HttpRequest, updates: list[Update]) -> list[Verdict]:
     return verdicts
 
 
-def _told(update: Update, verdict: Verdict) -> dict[str, object]:
+def _told(update: ProducerRecord, verdict: Verdict) -> dict[str, object]:
     """What a client learns of one update."""
     if isinstance(verdict, Receipt):
         return {
@@ -118,7 +129,9 @@ def _told(update: Update, verdict: Verdict) -> dict[str, object]:
     return {"PatientId": update.patient_id, "Refused": str(verdict)}
 
 
-def _partly_refused(updates: list[Update], verdicts: list[Verdict]) -> HttpResponse:
+def _partly_refused(
+    updates: list[ProducerRecord], verdicts: list[Verdict]
+) -> HttpResponse:
     detail = (
         "Kafka did not acknowledge every update; see `updates`. Send each patient's "
         "updates again from the first refused one on."
@@ -129,7 +142,7 @@ def _partly_refused(updates: list[Update], verdicts: list[Verdict]) -> HttpRespo
 
 def _json(body: object, **headers: str) -> HttpResponse:
     return HttpResponse(
-        orjson.dumps(body),
+        msgspec.json.encode(body),
         status=HTTPStatus.ACCEPTED,
         content_type=bodies.JSON,
         headers=headers,

@@ -20,8 +20,8 @@ from confluent_kafka import Producer as KafkaProducer
 
 from profiles import records
 from profiles.gates import Full, Gate
-from profiles.records import Headers
-from profiles.updates import Receipt, Source, Update
+from profiles.records import Headers, ProducerRecord
+from profiles.updates import Receipt, Source
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Publisher:
         """Have a Kafka producer before the first update comes; raises as `publish`."""
         self._current(self._topic().name)
 
-    def publish(self, update: Update) -> Receipt:
+    def publish(self, update: ProducerRecord) -> Receipt:
         """Put the update on the topic; returns once it is durable there.
 
         Blocks for at most ANSWER_S. Raises NotAcknowledged, and what
@@ -87,7 +87,7 @@ class Publisher:
         return verdict
 
     def publish_all(
-        self, updates: Sequence[Update], headers: Headers = ()
+        self, updates: Sequence[ProducerRecord], headers: Headers = ()
     ) -> list[Verdict]:
         """As `publish`, for many at once: a receipt or a NotAcknowledged for each.
 
@@ -105,7 +105,7 @@ class Publisher:
     def _deliver(
         self,
         topic: Topic,
-        updates: Sequence[Update],
+        updates: Sequence[ProducerRecord],
         headers: Headers,
         by: float,
         moved: Callable[[], None],
@@ -204,7 +204,11 @@ class _Session:
         Thread(target=self._poll, name="producer-poll", daemon=True).start()
 
     def deliver(
-        self, topic: Topic, updates: Sequence[Update], headers: Headers, by: float
+        self,
+        topic: Topic,
+        updates: Sequence[ProducerRecord],
+        headers: Headers,
+        by: float,
     ) -> _Delivery:
         """Send the updates in their order, and wait for the verdicts."""
         delivery = _Delivery(topic, len(updates))
@@ -213,7 +217,7 @@ class _Session:
             try:
                 self._kafka.produce(
                     topic.name,
-                    records.value_of(update),
+                    update.value,
                     records.key_of(update.patient_id),
                     headers=carried,
                     on_delivery=partial(delivery.report, index),

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from profiles import dead_letters
 from profiles.dead_letters import DeadLetterTopic
 from profiles.logs import Log
-from profiles.records import Record
-from profiles.updates import Receipt, Source, Update
+from profiles.records import ProducerRecord, Record
+from profiles.updates import Receipt, Source
 
 
 class NotMarked(Exception):
@@ -113,8 +113,8 @@ class DeadLetters:
 
 def redrive(
     letter: Letter,
-    update: Update,
-    publish: Callable[[Update], Receipt],
+    update: ProducerRecord,
+    publish: Callable[[ProducerRecord], Receipt],
     topic: DeadLetterTopic,
 ) -> Receipt:
     """Publish a letter that is an update after all, and note that it was.

@@ -14,7 +14,7 @@ import time
 import traceback
 from types import TracebackType
 
-import orjson
+import msgspec
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class JsonLines(Frames):
         }
         if record.exc_info:
             told["frames"] = self.formatException(record.exc_info)
-        return orjson.dumps(told).decode()
+        return msgspec.json.encode(told).decode()
 
 
 class NoQuery(logging.Filter):

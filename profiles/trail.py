@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-import orjson
+import msgspec
 from django.http import HttpRequest
 from rest_framework.request import Request
 
@@ -41,5 +41,5 @@ def note(
     }
     for start in range(0, len(patients), PATIENTS_PER_LINE):
         entry["patients"] = patients[start : start + PATIENTS_PER_LINE]
-        sys.stdout.write(orjson.dumps(entry).decode() + "\n")
+        sys.stdout.write(msgspec.json.encode(entry).decode() + "\n")
     sys.stdout.flush()

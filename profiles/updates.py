@@ -14,13 +14,9 @@ from dataclasses import dataclass, field
 _RECEIPT = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,9})\.(\d{1,18})", re.ASCII)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Update:
-    """One patient's supplied fields; ``None`` removes a field (RFC 7396).
-
-    Not frozen, as the receipt: that takes more than twice as long to make. Nobody
-    changes one all the same.
-    """
+    """One patient's supplied fields; ``None`` removes a field (RFC 7396)."""
 
     patient_id: str
     fields: Mapping[str, str | None] = field(repr=False)
@@ -36,7 +32,10 @@ class Source:
 
 @dataclass(slots=True, unsafe_hash=True)
 class Receipt:
-    """Where an accepted update stands in the log."""
+    """Where an accepted update stands in the log.
+
+    Nobody changes one: it is not frozen, for that takes more than twice as long to make.
+    """
 
     source: Source
     offset: int

@@ -33,12 +33,12 @@ from profiles import (
     openapi,
     problems,
     records,
-    serializers,
     topics,
     trail,
 )
 from profiles.lookups import StoreUnavailable
-from profiles.updates import Receipt, Source, Update
+from profiles.records import ProducerRecord
+from profiles.updates import Receipt, Source
 
 MOST_WAIT_S = 10
 """Below the 15 s that a worker has to end in."""
@@ -84,8 +84,8 @@ class PatientProfileView(APIView):
         with bodies.room(request):
             body = bodies.read(request)
             if body.many:
-                return ingest.publish_many(request, body.values)
-        update = serializers.parse(body.values[0])
+                return ingest.publish_many(request, body.elements)
+        update = ingest.read_one(body.elements[0])
         receipt = ingest.publish_one(request, update)
         if seconds := _preferred_wait(request):
             applied = _applied(request, update, receipt, seconds)
@@ -204,7 +204,7 @@ def _preferred_wait(request: HttpRequest) -> int:
 
 
 def _applied(
-    request: HttpRequest, update: Update, receipt: Receipt, seconds: int
+    request: HttpRequest, update: ProducerRecord, receipt: Receipt, seconds: int
 ) -> HttpResponse | None:
     """200 with the profile that includes the update; None: accepted is all we know."""
     if not access.may_read(request):

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from profiles import bodies, ingest, records, serializers, views
 from profiles.producer import NotAcknowledged, Verdict
+from profiles.records import ProducerRecord
 from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
-from profiles.updates import Receipt, Source, Update
+from profiles.updates import Receipt, Source
 from profiles.upserts import Table
 from tests.fakes import update_at
 
@@ -32,14 +33,18 @@ class FakePublisher:
     """Remembers what it is to publish."""
 
     def __init__(self) -> None:
-        self.published: list[Update] = []
+        self.published: list[ProducerRecord] = []
         self.failure: Exception | None = None
 
-    def publish_all(self, updates: list[Update], headers: Any) -> list[Verdict]:
+    def publish_all(self, updates: list[ProducerRecord], headers: Any) -> list[Verdict]:
         if self.failure is not None:
             raise self.failure
         self.published += updates
         return [Receipt(Source("topic-1", 3), 41 + n) for n in range(len(updates))]
+
+    @property
+    def values(self) -> list[bytes]:
+        return [update.value for update in self.published]
 
 
 @pytest.fixture
@@ -83,9 +88,8 @@ def test_an_update_is_accepted_with_its_receipt(post, publisher):
         "Offset": 41,
         "Receipt": "topic-1.3.41",
     }
-    assert publisher.published == [
-        Update("1", {"FirstName": "John", "IsPregnant": "False"})
-    ]
+    value = b'{"PatientId":"1","FirstName":"John","IsPregnant":"False"}'
+    assert publisher.published == [ProducerRecord("1", value)]
 
 
 @pytest.mark.parametrize(
@@ -99,14 +103,17 @@ def test_json_is_named_in_many_ways(post, content_type):
 def test_null_is_handed_on_apart_from_absent(post, publisher):
     post({"PatientId": "1", "Sex": None})
     post({"PatientId": "1"})
-    assert publisher.published == [Update("1", {"Sex": None}), Update("1", {})]
+    assert publisher.values == [
+        b'{"PatientId":"1","Sex":null}',
+        b'{"PatientId":"1"}',
+    ]
 
 
 def test_an_integer_patient_id_is_its_string(post, publisher):
     response = post({"PatientId": 7})
     assert response.json()["PatientId"] == "7"
     assert response["Location"] == "/patientprofile/7"
-    assert publisher.published == [Update("7", {})]
+    assert publisher.published == [ProducerRecord("7", b'{"PatientId":"7"}')]
 
 
 @pytest.mark.parametrize(
@@ -405,7 +412,10 @@ def test_many_updates_get_a_receipt_each_in_their_order(
         "topic-1.3.41",
         "topic-1.3.42",
     ]
-    assert [update.fields for update in publisher.published] == [{}, {"Sex": None}]
+    assert publisher.values == [
+        b'{"PatientId":"1"}',
+        b'{"PatientId":"2","Sex":null}',
+    ]
 
 
 def test_one_bad_element_and_nothing_is_produced(post, publisher):
@@ -418,9 +428,28 @@ def test_one_bad_element_and_nothing_is_produced(post, publisher):
     assert publisher.published == []
 
 
-def test_a_bad_line_is_named_by_its_number(post, publisher):
-    answer = post(b'{"PatientId": "1"}\n{"PatientId"', NDJSON)
-    assert problem(answer, 400)["detail"].startswith("Line 2 is not valid JSON")
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"PatientId": "1"}\n{"PatientId"', NDJSON),
+        (b'[{"PatientId": "1"}, {"PatientId": "2", "PatientId": "2"}]', JSON),
+    ],
+    ids=repr,
+)
+def test_an_element_that_is_no_strict_json_is_named_by_its_index(
+    post, publisher, body, content_type
+):
+    detail = problem(post(body, content_type), 400)["detail"]
+    assert detail.startswith("The update at index 1 is not valid JSON: ")
+    assert publisher.published == []
+
+
+@pytest.mark.parametrize(
+    "body", [b'[{"PatientId": "1"},]', b'[{"PatientId": "1"}', b"[" * 60_000]
+)
+def test_an_array_that_is_no_json_is_told_as_the_body(post, publisher, body):
+    detail = problem(post(body), 400)["detail"]
+    assert detail.startswith("The body is not valid JSON: ")
     assert publisher.published == []
 
 

@@ -96,7 +96,8 @@ def test_one_update_or_an_array_of_them_is_taken(schema, told):
     [lines] = examples(content[bodies.NDJSON])
     assert [json.loads(line) for line in lines.splitlines()] == array
     for update in (single, *array):
-        assert serializers.parse(update).patient_id == update["PatientId"]
+        text = json.dumps(update).encode()
+        assert serializers.parse(text).patient_id == update["PatientId"]
 
 
 @pytest.mark.parametrize("operation", ["update_profiles"])

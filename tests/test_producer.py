@@ -13,11 +13,12 @@ from confluent_kafka import KafkaError, KafkaException
 
 from profiles import gates, producer
 from profiles.producer import NotAcknowledged, Publisher
+from profiles.records import ProducerRecord
 from profiles.topics import KafkaUnavailable, WrongTopic
-from profiles.updates import Receipt, Source, Update
+from profiles.updates import Receipt, Source
 from tests.fakes import TOPIC, FakeKafkaProducer
 
-UPDATE = Update("1", {"FirstName": "John", "Sex": None})
+UPDATE = ProducerRecord("1", b'{"PatientId":"1","FirstName":"John","Sex":null}')
 
 
 class Made:
@@ -288,7 +289,7 @@ def test_a_failure_frees_its_place():
 
 
 def test_no_failure_tells_a_value():
-    secret = Update("1", {"FirstName": "Secret"})
+    secret = ProducerRecord("1", b'{"PatientId":"1","FirstName":"Secret"}')
     fatal = KafkaException(KafkaError(KafkaError._FATAL, "fenced", True))
     with (
         publisher(FakeKafkaProducer(refuses=fatal)) as to_topic,

@@ -13,10 +13,10 @@ from profiles import connections, serializers, topics
 from profiles.dead_letters import DeadLetterTopic
 from profiles.management.commands import dead_letters as command
 from profiles.producer import NotAcknowledged
-from profiles.records import DeadLetter, InvalidRecord, Record
+from profiles.records import DeadLetter, InvalidRecord, ProducerRecord, Record
 from profiles.redrive import DeadLetters, NotMarked, redrive
 from profiles.topics import Topic
-from profiles.updates import Receipt, Source, Update
+from profiles.updates import Receipt, Source
 from tests.fakes import NOW_MS, TOPIC, FakeKafkaProducer, record_of
 
 KEPT = Topic("patient-profile.dlq", "dead-letter-topic", 1)
@@ -135,11 +135,11 @@ def test_a_redriven_letter_is_no_longer_open(log, letters):
     receipt = Receipt(record.source, 50)
     published: list[str] = []
 
-    def publish(update: Update) -> Receipt:
+    def publish(update: ProducerRecord) -> Receipt:
         published.append(update.patient_id)
         return receipt
 
-    update = serializers.decode(record)
+    update = serializers.validate(record)
     assert redrive(letters.open[0], update, publish, log.topic) == receipt
     assert published == ["1"]
     put(log, VALID, 7)  # a rebuild meets the record again
@@ -155,7 +155,7 @@ def test_a_redriving_that_is_not_noted_says_that_it_may_happen_again(log, letter
     with pytest.raises(NotMarked, match=r"topic-1\.0\.7 .* publish it once more"):
         redrive(
             letters.open[0],
-            serializers.decode(record),
+            serializers.validate(record),
             lambda update: Receipt(record.source, 50),
             silent,
         )
@@ -167,13 +167,13 @@ def test_a_redriving_that_is_not_noted_says_that_it_may_happen_again(log, letter
 class FakePublisher:
     """Acknowledges each update, or raises what it was given."""
 
-    published: list[Update] = []
+    published: list[ProducerRecord] = []
     refuses: Exception | None = None
 
     def __init__(self, make, topic, capacity) -> None:
         pass
 
-    def publish(self, update: Update) -> Receipt:
+    def publish(self, update: ProducerRecord) -> Receipt:
         if self.refuses:
             raise self.refuses
         self.published.append(update)

@@ -27,7 +27,7 @@ class CanaryConfig(AppConfig):
         _fall(serializers, "parse", lambda given: given[0])
         _fall(serializers, "decode", lambda given: given[0].value)
         _fall(items, "profile", lambda given: given[0])
-        _fall(Publisher, "publish_all", lambda given: [u.fields for u in given[1]])
+        _fall(Publisher, "publish_all", lambda given: [u.value for u in given[1]])
         _fall(BaseClient, "_make_api_call", lambda given: given[2], _quoting)
 
 

@@ -14,9 +14,8 @@ from profiles import connections, serializers, topics
 from profiles.dead_letters import DeadLetterTopic
 from profiles.logs import Log, LogMoved
 from profiles.producer import NotAcknowledged, Publisher
-from profiles.records import InvalidRecord, Record
+from profiles.records import InvalidRecord, ProducerRecord, Record
 from profiles.redrive import DeadLetters, Letter, NotMarked, redrive
-from profiles.updates import Update
 
 NEWER = (
     "A redriven update is a new update: it is newer than all of its patient so far, "
@@ -97,7 +96,7 @@ class Command(BaseCommand):
         except NotMarked as error:
             raise CommandError(f"{error}.") from None
 
-    def _send(self, valid: list[tuple[Letter, Update]]) -> None:
+    def _send(self, valid: list[tuple[Letter, ProducerRecord]]) -> None:
         publisher = Publisher(connections.producer, topics.watch().current, capacity=1)
         kept = DeadLetterTopic(
             connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
@@ -106,10 +105,12 @@ class Command(BaseCommand):
             receipt = redrive(letter, update, publisher.publish, kept)
             self.stdout.write(f"{letter.place} redriven as {receipt}")
 
-    def _updates(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Update]]:
+    def _updates(
+        self, letters: Iterable[Letter]
+    ) -> Iterator[tuple[Letter, ProducerRecord]]:
         for letter in letters:
             with contextlib.suppress(InvalidRecord):
-                yield letter, serializers.decode(self._record(letter))
+                yield letter, serializers.validate(self._record(letter))
 
     def _find(self, place: str) -> Letter:
         for letter in self._letters.letters.values():
