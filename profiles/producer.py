@@ -154,20 +154,20 @@ class _Delivery:
 
     def report(self, index: int, error: KafkaError | None, message: Message) -> None:
         """Take a delivery report; called by the one thread that polls."""
-        if error is None:
-            self.verdicts[index] = self._receipt(message)
-        else:
-            self.broken = self.broken or error.code() not in _REFUSALS
-            self.verdicts[index] = NotAcknowledged(_describe(error))
+        self.verdicts[index] = (
+            self._receipt(message) if error is None else self._refusal(error)
+        )
         self._reports += 1
-        self._conclude()
+        if self._reports == self._expected:
+            self._done.put(None)
 
     def stop_at(self, index: int, reason: str) -> None:
         """Nothing from this one on was sent."""
         unsent = len(self.verdicts) - index
         self.verdicts[index:] = [NotAcknowledged(reason)] * unsent
         self._expected = index
-        self._conclude()
+        if self._reports == index:
+            self._done.put(None)
 
     def wait(self, by: float) -> None:
         """Until each that was sent has its verdict, or is late.
@@ -180,9 +180,9 @@ class _Delivery:
         except Empty:
             self.broken = left_s >= ACKNOWLEDGE_TIMEOUT_S
 
-    def _conclude(self) -> None:
-        if self._reports == self._expected:
-            self._done.put(None)
+    def _refusal(self, error: KafkaError) -> NotAcknowledged:
+        self.broken = self.broken or error.code() not in _REFUSALS
+        return NotAcknowledged(_describe(error))
 
     def _receipt(self, message: Message) -> Verdict:
         partition, offset = message.partition(), message.offset()
@@ -212,15 +212,15 @@ class _Session:
     ) -> _Delivery:
         """Send the updates in their order, and wait for the verdicts."""
         delivery = _Delivery(topic, len(updates))
-        carried = list(headers)
+        produce, report, carried = self._kafka.produce, delivery.report, list(headers)
         for index, update in enumerate(updates):
             try:
-                self._kafka.produce(
+                produce(
                     topic.name,
                     update.value,
                     records.key_of(update.patient_id),
                     headers=carried,
-                    on_delivery=partial(delivery.report, index),
+                    on_delivery=partial(report, index),
                 )
             except BufferError:
                 delivery.stop_at(index, "too many updates wait for Kafka")
