@@ -115,7 +115,7 @@ check: $(DEV) check-compose ## format, lint, types, house, settings, migrations
 	.venv/bin/lint-imports
 	.venv/bin/djade --check --target-version 5.2 $$(find profiles patientsite -name '*.html')
 	.venv/bin/python manage.py makemigrations --check --dry-run
-	DJANGO_DEBUG=0 DJANGO_ALLOWED_HOSTS=profiles.example.org \
+	DJANGO_DEBUG=0 DJANGO_ALLOWED_HOSTS=profiles.example.org AWS_DEFAULT_REGION=eu-central-1 \
 	DJANGO_SECRET_KEY=$$(.venv/bin/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
 	.venv/bin/python manage.py check --deploy --fail-level WARNING
 

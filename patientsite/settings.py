@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from botocore.exceptions import ProfileNotFound
+from botocore.session import get_session
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
@@ -84,6 +86,15 @@ def msk_region(text: str) -> str:
     if text and find_spec("aws_msk_iam_sasl_signer") is None:
         raise ValueError("install aws-msk-iam-sasl-signer-python, the extra msk")
     return text
+
+
+def aws_region() -> str:
+    """The region as AWS's own tools find it, or as ECS tells it; empty where none is."""
+    try:
+        region = get_session().get_config_variable("region")
+    except ProfileNotFound as error:
+        raise ImproperlyConfigured(f"AWS_PROFILE is not valid: {error}") from None
+    return str(region or os.environ.get("AWS_REGION", ""))
 
 
 def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
@@ -185,6 +196,7 @@ KAFKA_GROUP_PROTOCOL = env(
 DYNAMODB_ENDPOINT_URL = os.environ.get(
     "DYNAMODB_ENDPOINT_URL", "http://127.0.0.1:4566" if DEVELOPMENT else ""
 )
+DYNAMODB_REGION = aws_region()
 DYNAMODB_TABLE = env("DYNAMODB_TABLE", "patient-profile", str)
 
 # The group belongs to the table: another table is filled from the topic's beginning.
@@ -225,6 +237,10 @@ else:
     if SECRET_KEY == DEVELOPMENT_SECRET_KEY:
         raise ImproperlyConfigured(
             "DJANGO_SECRET_KEY is not valid: production needs one of its own"
+        )
+    if not (DYNAMODB_REGION or DYNAMODB_ENDPOINT_URL):
+        raise ImproperlyConfigured(
+            "AWS_DEFAULT_REGION is not valid: production needs the table's region"
         )
     if not ALLOWED_HOSTS or any("*" in h or h.startswith(".") for h in ALLOWED_HOSTS):
         raise ImproperlyConfigured(

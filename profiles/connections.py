@@ -128,13 +128,10 @@ def _reading() -> dict[str, Any]:
 
 def _session() -> boto3.Session:
     """The standard chain; at an endpoint that is not AWS, with harmless defaults."""
-    session = boto3.Session()
-    if not settings.DYNAMODB_ENDPOINT_URL:
+    session = boto3.Session(region_name=settings.DYNAMODB_REGION or "us-east-1")
+    if not settings.DYNAMODB_ENDPOINT_URL or session.get_credentials():
         return session
-    region = session.region_name or "us-east-1"
-    if session.get_credentials():
-        return boto3.Session(region_name=region)
-    return boto3.Session("test", "test", region_name=region)
+    return boto3.Session("test", "test", region_name=session.region_name)
 
 
 def _kafka(other_clients: tuple[str, ...]) -> dict[str, Any]:

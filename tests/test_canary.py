@@ -35,6 +35,7 @@ PRODUCTION = {
     "DJANGO_DEBUG": "0",
     "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
     "DJANGO_TRUST_PROXY": "1",
+    "AWS_DEFAULT_REGION": "us-east-1",
     "JWT_ISSUER": identity.ISSUER,
     "JWT_AUDIENCE": identity.AUDIENCE,
     "THROTTLE_RATE": "off",

@@ -7,6 +7,8 @@ import signal
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, NoCredentialsError
+from confluent_kafka import KafkaError, KafkaException
 from django.conf import settings as configured
 from django.core.management import CommandError, call_command
 from django.core.management.commands import runserver as django_runserver
@@ -69,6 +71,41 @@ def test_provision_without_kafka_says_how_to_start_it(no_kafka):
 def test_provision_without_dynamodb_says_how_to_start_it(kafka, settings):
     settings.DYNAMODB_ENDPOINT_URL = f"http://{NOBODY}"
     with pytest.raises(CommandError, match=rf"{NOBODY}.*make local-dev-stack"):
+        run("provision")
+
+
+REFUSED = ClientError({"Error": {"Code": "AccessDeniedException"}}, "CreateTable")
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "told"),
+    [
+        (
+            "provision_topic",
+            KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)),
+            r"Kafka refuses .*TOPIC_AUTHORIZATION_FAILED\): check .* rights",
+        ),
+        (
+            "provision_table",
+            REFUSED,
+            r"DynamoDB refuses on AWS \(AccessDeniedException\): check .* rights",
+        ),
+        (
+            "provision_table",
+            NoCredentialsError(),
+            r"on AWS \(NoCredentialsError\): check .* credentials",
+        ),
+    ],
+)
+def test_provision_says_what_to_do_about_a_refusal(
+    kafka, dynamodb, settings, monkeypatch, step, error, told
+):
+    def refuse(client, plan):
+        raise error
+
+    settings.DYNAMODB_ENDPOINT_URL = ""
+    monkeypatch.setattr(provision, step, refuse)
+    with pytest.raises(CommandError, match=told):
         run("provision")
 
 

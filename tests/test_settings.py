@@ -15,6 +15,7 @@ PRODUCTION = {
     "DJANGO_DEBUG": "0",
     "DJANGO_SECRET_KEY": "0123456789" * 5,
     "DJANGO_ALLOWED_HOSTS": "profiles.example.org",
+    "AWS_DEFAULT_REGION": "eu-central-1",
 }
 
 
@@ -119,6 +120,22 @@ def test_an_empty_endpoint_means_aws(load):
     assert load(DYNAMODB_ENDPOINT_URL="")["DYNAMODB_ENDPOINT_URL"] == ""
 
 
+@pytest.mark.parametrize("variable", ["AWS_DEFAULT_REGION", "AWS_REGION"])
+def test_the_region_is_found_in_either_variable(load, variable):
+    environ = {**PRODUCTION, "AWS_DEFAULT_REGION": "", variable: "eu-west-1"}
+    assert load(**environ)["DYNAMODB_REGION"] == "eu-west-1"
+
+
+def test_production_at_an_endpoint_of_its_own_needs_no_region(load):
+    endpoint = {"DYNAMODB_ENDPOINT_URL": "http://dynamodb:8000"}
+    assert load(**{**PRODUCTION, **endpoint, "AWS_DEFAULT_REGION": ""})
+
+
+def test_an_unknown_aws_profile_stops_the_start(load):
+    with pytest.raises(Exception, match=r"^AWS_PROFILE is not valid: "):
+        load(AWS_PROFILE="nobody")
+
+
 @pytest.mark.parametrize("debug", ["0", "1"])
 def test_django_debug_pages_are_never_on(load, debug):
     assert load(**{**PRODUCTION, "DJANGO_DEBUG": debug})["DEBUG"] is False
@@ -139,6 +156,7 @@ def test_production_opens_to_no_peer_and_no_local_endpoint(load):
         ("DJANGO_SECRET_KEY", "k" * 50),
         ("DJANGO_SECRET_KEY", "development-only-" + "0" * 40),
         ("DJANGO_SECRET_KEY", ""),
+        ("AWS_DEFAULT_REGION", ""),
         ("DJANGO_ALLOWED_HOSTS", ""),
         ("DJANGO_ALLOWED_HOSTS", "*"),
         ("DJANGO_ALLOWED_HOSTS", "profiles.example.org, *"),

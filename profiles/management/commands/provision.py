@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
@@ -31,10 +31,7 @@ class Command(BaseCommand):
             for plan in plans:
                 self._tell(provision.provision_topic(admin, plan))
         except KafkaException as error:
-            raise CommandError(
-                f"Kafka does not answer on {settings.KAFKA_BOOTSTRAP_SERVERS} "
-                f"({error.args[0].name()}): start it with `make local-dev-stack`"
-            ) from None
+            raise CommandError(_kafka_trouble(error.args[0])) from None
         self._provision_table()
 
     def _provision_table(self) -> None:
@@ -45,13 +42,30 @@ class Command(BaseCommand):
                 # Here, not in a consumer: a killed one would leave the scratch item.
                 Table(client, settings.DYNAMODB_TABLE).prove()
         except (BotoCoreError, ClientError) as error:
-            raise CommandError(
-                f"DynamoDB does not answer on {settings.DYNAMODB_ENDPOINT_URL or 'AWS'} "
-                f"({type(error).__name__}): start it with `make local-dev-stack`"
-            ) from None
+            raise CommandError(_dynamodb_trouble(error)) from None
         except (StoreAway, StoreRefused) as error:
             raise CommandError(f"{error}.") from None
 
     def _tell(self, sentences: Any) -> None:
         for sentence in sentences:
             self.stdout.write(sentence)
+
+
+def _kafka_trouble(error: KafkaError) -> str:
+    where = f"{settings.KAFKA_BOOTSTRAP_SERVERS} ({error.name()})"
+    if error.code() < 0:  # the client's own word; a broker's is above
+        return f"Kafka does not answer on {where}: start it with `make local-dev-stack`"
+    return f"Kafka refuses on {where}: check the topics' names, and this user's rights"
+
+
+def _dynamodb_trouble(error: BotoCoreError | ClientError) -> str:
+    where = settings.DYNAMODB_ENDPOINT_URL or "AWS"
+    if isinstance(error, ClientError):
+        return (
+            f"DynamoDB refuses on {where} ({error.response['Error']['Code']}): check "
+            f"the table's name, {settings.DYNAMODB_TABLE}, and this process's rights"
+        )
+    told = f"DynamoDB does not answer on {where} ({type(error).__name__})"
+    if settings.DYNAMODB_ENDPOINT_URL:
+        return f"{told}: start it with `make local-dev-stack`"
+    return f"{told}: check the network, and the AWS credentials of this process"
