@@ -60,8 +60,9 @@ def web_memory(bench: Bench) -> None:
 
 def consumers(bench: Bench) -> None:
     """One member of the group, two, four."""
-    site = _backlog(bench, "members", engines.PARTITIONS)
     for members in (1, 2, 4):
+        # A group of its own: Tansu gives none to one whose members all left at once.
+        site = _backlog(bench, f"members-of-{members}", engines.PARTITIONS)
         names = [f"member-{number}-of-{members}" for number in range(members)]
         group = [our_consumer(site, name) for name in names]
         found = apply.measure(site, group, bench.seconds)
