@@ -23,7 +23,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 ENVIRONMENTS = ROOT / ".venv-bench"
 MANAGE = [str(ENVIRONMENTS / "requirements/bin/python"), str(ROOT / "manage.py")]
 TICKS = os.sysconf("SC_CLK_TCK")
-THREADS = 16
+THREADS = 18
 
 
 @dataclass(frozen=True)

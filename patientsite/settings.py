@@ -215,7 +215,7 @@ DEVELOPMENT_SECRET_KEY = "development-only-" + "0" * 40
 SECRET_KEY = env(
     "DJANGO_SECRET_KEY", DEVELOPMENT_SECRET_KEY if DEVELOPMENT else "", str
 )
-WEB_THREADS = env("WEB_THREADS", "16", positive)
+WEB_THREADS = env("WEB_THREADS", "18", positive)
 WEB_ONE_CORE = env("WEB_ONE_CORE", "0", one_core)
 PORT = env("PORT", "3000", positive)
 METRICS_PORT = env("METRICS_PORT", "0", int)

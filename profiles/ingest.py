@@ -36,7 +36,7 @@ ERRORS_TOLD = 100
 @cache
 def publisher() -> Publisher:
     """This process's one publisher, made after any fork: Kafka's client outlives none."""
-    capacity = max(1, settings.WEB_THREADS // 2)
+    capacity = max(1, settings.WEB_THREADS * 2 // 3)
     return Publisher(connections.producer, topics.watch().current, capacity)
 
 
