@@ -110,7 +110,7 @@ def _bytes(request: HttpRequest) -> bytes:
 
 def _split(raw: bytes) -> list[bytes]:
     try:
-        return records.split(raw)
+        return records.split(raw, MANY)
     except records.NotStrictJSON as error:
         raise not_json("The body", error) from None
 

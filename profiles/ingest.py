@@ -1,6 +1,6 @@
 """Ingest: updates that a request carries, put on the topic, and the answer to that.
 
-In: the JSON text of each. Out: a response with a receipt for each update. Knows no DynamoDB.
+In: the JSON text of each. Out: a response with a receipt for each. Knows no DynamoDB.
 """
 
 from __future__ import annotations

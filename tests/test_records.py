@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import suppress
 
 import pytest
@@ -103,6 +104,36 @@ def test_nesting_of_any_depth_is_read_or_refused(depth):
     body = rb'["\u0041", ' + b"[" * depth + b"]" * depth + b"]"
     with suppress(NotStrictJSON):
         records.load_json(body)
+
+
+ELEMENTS = [b'{"PatientId":"1"}', b"1", rb'"a,b\"],"', b"[1,[]]", b"null", b"1.5"]
+
+
+@pytest.mark.parametrize("commas", [0, records.MANY_COMMAS])
+def test_an_array_is_split_into_its_elements(commas, monkeypatch):
+    monkeypatch.setattr(records, "MANY_COMMAS", commas)
+    array = b" [ " + b" ,\n".join(ELEMENTS) + b" ] "
+    found = records.split(array, most=10)
+    assert [json.loads(text) for text in found] == [json.loads(e) for e in ELEMENTS]
+    assert records.split(b"[]", most=10) == []
+
+
+def test_a_large_array_of_tiny_elements_takes_little_memory():
+    array = b"[" + b"1," * 2_000_000 + b"1]"
+    tracemalloc.start()
+    try:
+        assert len(records.split(array, most=10)) == 11
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(array)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("commas", [0, records.MANY_COMMAS])
+@pytest.mark.parametrize("array", [b"[1,]", b"[1 2]", b"[1", b"[1]]", b"[NaN,1]"])
+def test_what_is_no_array_is_refused(array, commas, monkeypatch):
+    monkeypatch.setattr(records, "MANY_COMMAS", commas)
+    with pytest.raises(NotStrictJSON):
+        records.split(array, most=10)
 
 
 BAD_RECORDS = {
