@@ -202,12 +202,22 @@ class FakeKafkaProducer:
     def list_topics(self, topic: str, timeout: float) -> None:
         self.asked.append(topic)
 
-    def produce(self, topic, value, key, *, headers=None, on_delivery) -> None:
+    def produce(
+        self,
+        topic,
+        value,
+        key,
+        partition=-1,
+        callback=None,
+        on_delivery=None,
+        timestamp=0,
+        headers=None,
+    ) -> None:
         if self.refuses is not None:
             raise self.refuses
         self.produced.append((topic, key, value))
         self.headers.append(headers)
-        self.waiting.append(on_delivery)
+        self.waiting.append(callback or on_delivery)
 
     def answer(self, error: int | None = None, offset: int | None = None) -> None:
         """Report the oldest record that waits."""

@@ -115,6 +115,47 @@ def test_a_full_queue_is_told_and_the_producer_kept():
         assert to_topic.publish(UPDATE).offset == 0
 
 
+def test_a_queue_that_fills_halfway_is_told_from_there_on():
+    class Filling(FakeKafkaProducer):
+        def produce(self, *record: Any, **options: Any) -> None:
+            if len(self.produced) == 2:
+                raise BufferError
+            super().produce(*record, **options)
+
+    kafka = Filling()
+    with publisher(kafka) as to_topic:
+        *taken, third, last = to_topic.publish_all([UPDATE] * 4)
+        assert [each.offset for each in taken] == [0, 1]
+        assert "too many" in str(third)
+        assert "too many" in str(last)
+        assert len(kafka.produced) == 2
+
+
+def test_each_of_many_is_told_its_own_verdict():
+    kafka = FakeKafkaProducer(acks=False)
+    with publisher(kafka) as to_topic, ThreadPoolExecutor(1) as pool:
+        verdicts = pool.submit(to_topic.publish_all, [UPDATE] * 3)
+        until(lambda: len(kafka.waiting) == 3)
+        kafka.answer(offset=7)
+        kafka.answer(KafkaError.NOT_ENOUGH_REPLICAS)
+        kafka.answer(offset=9)
+        first, second, third = verdicts.result(5)
+    assert (first.offset, third.offset) == (7, 9)
+    assert "NOT_ENOUGH_REPLICAS" in str(second)
+
+
+def test_the_late_of_many_are_told_so_beside_the_acknowledged(monkeypatch):
+    monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 0.2)
+    kafka = FakeKafkaProducer(acks=False)
+    with publisher(kafka) as to_topic, ThreadPoolExecutor(1) as pool:
+        verdicts = pool.submit(to_topic.publish_all, [UPDATE] * 2)
+        until(lambda: len(kafka.waiting) == 2)
+        kafka.answer()
+        first, second = verdicts.result(5)
+    assert first.offset == 0
+    assert "in time" in str(second)
+
+
 def test_a_timeout_replaces_the_producer(monkeypatch):
     monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 0.05)
     silent, good = FakeKafkaProducer(acks=False), FakeKafkaProducer()
