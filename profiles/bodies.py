@@ -1,7 +1,7 @@
 """The body: what a POST carries.
 
-In: an HTTP request. Out: the JSON text of one update or many, within limits of bytes
-and number; or an error of the 4xx kind. Does not know the fields.
+In: an HTTP request. Out: the JSON text of one update, or of each of many, within limits
+of bytes and number; or an error of the 4xx kind. Does not know the fields.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import BoundedSemaphore
+from typing import Literal
 
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest
@@ -34,10 +35,19 @@ _large_at_a_time = BoundedSemaphore(4)
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What was posted, each element yet to be read; `many` tells an array or lines."""
+    """What was posted, yet to be read: one update, an array of them, or one a line."""
 
-    elements: list[bytes]
-    many: bool
+    text: bytes
+    form: Literal["object", "array", "lines"]
+
+    def elements(self) -> list[bytes]:
+        """The JSON text of each of many; raises TooLarge or ParseError."""
+        found = _lines(self.text) if self.form == "lines" else _split(self.text)
+        if len(found) > MANY:
+            raise problems.TooLarge(f"More than {MANY:,} updates in one request.")
+        if not found:
+            raise ParseError("The body holds no update.")
+        return found
 
 
 def room(request: HttpRequest) -> AbstractContextManager[None]:
@@ -49,7 +59,7 @@ def room(request: HttpRequest) -> AbstractContextManager[None]:
 
 
 def read(request: HttpRequest) -> Body:
-    """The posted JSON: an object, or the elements of an array or of lines.
+    """The posted JSON.
 
     Raises UnsupportedMediaType, LengthRequired, TooLarge or ParseError.
     """
@@ -57,12 +67,12 @@ def read(request: HttpRequest) -> Body:
         raise UnsupportedMediaType(request.content_type or "none")
     raw = _bytes(request)
     if request.content_type == NDJSON:
-        return _many([line for line in raw.split(b"\n") if line.strip()])
+        return Body(raw, "lines")
     if _ARRAY.match(raw):
-        return _many(_split(raw))
+        return Body(raw, "array")
     if len(raw) > ONE_BYTES:
         raise problems.TooLarge(f"An object is over {ONE_BYTES:,} bytes.")
-    return Body([raw], many=False)
+    return Body(raw, "object")
 
 
 def not_json(what: str, error: records.NotStrictJSON) -> ParseError:
@@ -108,16 +118,12 @@ def _bytes(request: HttpRequest) -> bytes:
         raise ParseError("The body ended before its announced length.") from None
 
 
+def _lines(raw: bytes) -> list[bytes]:
+    return [line for line in raw.split(b"\n") if line.strip()]
+
+
 def _split(raw: bytes) -> list[bytes]:
     try:
         return records.split(raw, MANY)
     except records.NotStrictJSON as error:
         raise not_json("The body", error) from None
-
-
-def _many(elements: list[bytes]) -> Body:
-    if len(elements) > MANY:
-        raise problems.TooLarge(f"More than {MANY:,} updates in one request.")
-    if not elements:
-        raise ParseError("The body holds no update.")
-    return Body(elements, many=True)

@@ -1,6 +1,6 @@
 """Ingest: updates that a request carries, put on the topic, and the answer to that.
 
-In: the JSON text of each. Out: a response with a receipt for each. Knows no DynamoDB.
+In: the body of a POST. Out: a response with a receipt for each. Knows no DynamoDB.
 """
 
 from __future__ import annotations
@@ -72,19 +72,25 @@ def location(patient_id: str) -> str:
     return f"/patientprofile/{quote(patient_id, safe='')}"
 
 
-def publish_many(request: HttpRequest, texts: list[bytes]) -> HttpResponse:
+def publish_many(request: HttpRequest, body: bodies.Body) -> HttpResponse:
     """202 with a receipt for each, in order; all are validated before any is sent.
 
-    Raises ParseError, problems.InvalidElements or problems.Unavailable.
+    Raises ParseError, problems.TooLarge, InvalidElements or Unavailable.
     """
-    updates = _read_all(texts)
+    updates = _read_at_once(body) or _read_each(body.elements())
     verdicts = _publish(request, updates)
     if any(isinstance(verdict, NotAcknowledged) for verdict in verdicts):
         return _partly_refused(updates, verdicts)
     return _json([_told(u, v) for u, v in zip(updates, verdicts, strict=True)])
 
 
-def _read_all(texts: list[bytes]) -> list[ProducerRecord]:
+def _read_at_once(body: bodies.Body) -> list[ProducerRecord] | None:
+    if body.form == "array":
+        return serializers.parse_array(body.text, bodies.MANY)
+    return None
+
+
+def _read_each(texts: list[bytes]) -> list[ProducerRecord]:
     """All or nothing: every bad element is told, by its index."""
     updates, errors = [], []
     for index, text in enumerate(texts):

@@ -28,9 +28,9 @@ _LINES = RegexValidator(
     r"^[^\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]*\Z",
     "Control characters other than line breaks are not allowed.",
 )
-_PLAIN_EMAIL = r"(?a)^[\w+-]+(\.[\w+-]+)*@([a-z0-9]{1,63}\.)+[a-z]{2,24}\Z"
-"""A part of what Django accepts."""
-_DOTS = (".", "..")
+_PLAIN_EMAIL = r"(?a)^[\w+-]++(?:\.[\w+-]++)*+@(?:[a-z0-9]{1,63}+\.)++[a-z]{2,24}\Z"
+"""A part of what Django accepts; it never tries a character twice."""
+_DOTS = frozenset((".", ".."))
 
 
 class TextField(serializers.CharField):
@@ -175,12 +175,15 @@ _Plain = msgspec.defstruct(
         *((name, _TYPES[name] | None | UnsetType, UNSET) for name in FIELDS),
     ],
     forbid_unknown_fields=True,
+    gc=False,
 )
 _PERHAPS_CONTROLS = b"\\\x7f\xc2"
 """C0 is written with a backslash; C1 begins with C2, as a few characters more do."""
 
 _read_plain = msgspec.json.Decoder(_Plain).decode
+_read_array = msgspec.json.Decoder(list[_Plain]).decode  # type: ignore[valid-type]
 _write = msgspec.json.Encoder().encode
+_write_lines = msgspec.json.Encoder().encode_lines
 
 
 def parse(text: bytes) -> ProducerRecord:
@@ -191,6 +194,24 @@ def parse(text: bytes) -> ProducerRecord:
     twenty times as long; a test holds that both agree.
     """
     return _parse_plain(text) or _parse_closely(text)
+
+
+def parse_array(array: bytes, most: int) -> list[ProducerRecord] | None:
+    """The updates of a JSON array at once, in half the time that `parse` takes for each.
+
+    None where a closer look is needed: one is not plain to see, or `most` is exceeded.
+    """
+    if array.count(b",") > records.MANY_COMMAS:
+        return None
+    try:
+        profiles: list[Any] = _read_array(array)
+    except (ValueError, RecursionError):
+        return None
+    lines = _write_lines(profiles)
+    ids = [profile.PatientId for profile in profiles]
+    if len(ids) > most or not _is_plain(array, lines) or not _DOTS.isdisjoint(ids):
+        return None
+    return list(map(ProducerRecord, ids, lines.split(b"\n")))
 
 
 def validate(record: Record) -> ProducerRecord:
@@ -221,13 +242,17 @@ def _parse_plain(text: bytes) -> ProducerRecord | None:
     except (ValueError, RecursionError):
         return None
     value = _write(profile)
-    if (
-        value.count(b'"') != text.count(b'"')  # a name that came twice is written once
-        or value.translate(None, _PERHAPS_CONTROLS) != value
-        or profile.PatientId in _DOTS
-    ):
+    if not _is_plain(text, value) or profile.PatientId in _DOTS:
         return None
     return ProducerRecord(profile.PatientId, value)
+
+
+def _is_plain(text: bytes, written: bytes) -> bool:
+    """Whether no name came twice, for it is written once, and no control at all."""
+    return (
+        text.count(b'"') == written.count(b'"')
+        and written.translate(None, _PERHAPS_CONTROLS) == written
+    )
 
 
 def _parse_closely(text: bytes) -> ProducerRecord:

@@ -83,9 +83,9 @@ class PatientProfileView(APIView):
         _require_json_accepted(request)
         with bodies.room(request):
             body = bodies.read(request)
-            if body.many:
-                return ingest.publish_many(request, body.elements)
-        update = ingest.read_one(body.elements[0])
+            if body.form != "object":
+                return ingest.publish_many(request, body)
+        update = ingest.read_one(body.text)
         receipt = ingest.publish_one(request, update)
         if seconds := _preferred_wait(request):
             applied = _applied(request, update, receipt, seconds)

@@ -468,6 +468,7 @@ def test_ten_thousand_updates_pass_and_one_more_does_not(post, publisher):
     update = b'{"PatientId":"1"}'
     assert post(b"[" + b",".join([update] * 10_000) + b"]").status_code == 202
     assert problem(post(b"\n".join([update] * 10_001), NDJSON), 413)
+    assert problem(post(b"[" + b",".join([update] * 10_001) + b"]"), 413)
     assert len(publisher.published) == 10_000
 
 

@@ -206,3 +206,4 @@ def test_a_record_shows_neither_key_nor_value():
     assert "Secret" not in repr(
         record_of(b"Secret", b"Secret", headers=[("Secret", b"")])
     )
+    assert "Secret" not in repr(records.ProducerRecord("1", b"Secret"))

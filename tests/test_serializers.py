@@ -188,7 +188,10 @@ EVERYDAY: list[dict[str, str | None]] = [
 @pytest.mark.parametrize("body", EVERYDAY, ids=repr)
 def test_what_clients_send_every_day_is_plain_to_see(body, escaped):
     text = json.dumps(body, ensure_ascii=escaped, indent=1).encode()
-    assert serializers._parse_plain(text) is not None
+    plain = serializers._parse_plain(text)
+    assert plain is not None
+    array = b"[ " + text + b",\n" + text + b"]\n"
+    assert serializers.parse_array(array, most=2) == [plain, plain]
 
 
 MEMBERS = st.tuples(
@@ -205,15 +208,45 @@ MEMBERS = st.tuples(
 )
 
 
-@given(st.lists(MEMBERS, max_size=4), st.booleans(), st.sampled_from(["", " ", "\n"]))
-def test_what_is_plain_to_see_is_what_a_closer_look_accepts(members, escaped, space):
+TEXTS = st.builds(
+    lambda members, escaped, space: _text_of(members, escaped, space),
+    st.lists(MEMBERS, max_size=4),
+    st.booleans(),
+    st.sampled_from(["", " ", "\n"]),
+)
+
+
+def _text_of(members: list[tuple[str, object]], escaped: bool, space: str) -> bytes:
     pairs = (
         f'{space}"{name}":{space}{json.dumps(value, ensure_ascii=escaped)}'
         for name, value in [("PatientId", "1"), *members]
     )
-    text = f"{{{','.join(pairs)}}}".encode()
+    return f"{{{','.join(pairs)}}}".encode()
+
+
+@given(TEXTS)
+def test_what_is_plain_to_see_is_what_a_closer_look_accepts(text):
     plain = serializers._parse_plain(text)
     assert plain is None or plain == serializers._parse_closely(text)
+
+
+@given(st.lists(TEXTS, max_size=3))
+def test_what_is_read_at_once_is_what_a_closer_look_at_each_accepts(texts):
+    found = serializers.parse_array(b"[" + b", ".join(texts) + b"]", most=3)
+    assert found is None or found == [serializers._parse_closely(t) for t in texts]
+
+
+@pytest.mark.parametrize("text", ['{"PatientId":"."}', '{"PatientId":"a\\u0085"}', "1"])
+def test_one_that_needs_a_closer_look_has_all_of_its_array_looked_at(text):
+    array = f'[{{"PatientId":"1"}},{text}]'.encode()
+    assert serializers.parse_array(array, most=2) is None
+
+
+def test_more_than_the_most_are_not_read_at_once(monkeypatch):
+    array = b'[{"PatientId":"1"},{"PatientId":"2"},{"PatientId":"3"}]'
+    assert serializers.parse_array(array, most=2) is None
+    monkeypatch.setattr(records, "MANY_COMMAS", 1)
+    assert serializers.parse_array(array, most=3) is None
 
 
 PLAIN = (
@@ -227,3 +260,8 @@ def test_whatever_byte_comes_in_between_a_closer_look_says_the_same(cut):
         text = PLAIN[:at] + bytes([byte]) + PLAIN[at + cut :]
         plain = serializers._parse_plain(text)
         assert plain is None or plain == serializers._parse_closely(text)
+        array = b"[" + text + b"," + PLAIN + b"]"
+        found = serializers.parse_array(array, most=3)
+        assert found is None or found == [
+            serializers._parse_closely(each) for each in records.split(array, most=3)
+        ]

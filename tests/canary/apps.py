@@ -25,6 +25,7 @@ class CanaryConfig(AppConfig):
 
     def ready(self) -> None:
         _fall(serializers, "parse", lambda given: given[0])
+        _fall(serializers, "parse_array", lambda given: given[0])
         _fall(serializers, "decode", lambda given: given[0].value)
         _fall(items, "profile", lambda given: given[0])
         _fall(Publisher, "publish_all", lambda given: [u.value for u in given[1]])
