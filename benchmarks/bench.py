@@ -14,6 +14,9 @@ from benchmarks.contenders import Site
 
 SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
 ROUNDS = 3
+TURNS = 3
+"""In a round, of the project and the limit that it is held against: the two are close,
+and a machine changes by more than that within a minute."""
 
 
 @dataclass

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 from collections import defaultdict
+from datetime import UTC, datetime
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -23,6 +24,7 @@ TABLE = os.environ["DYNAMODB_TABLE"]
 
 async def write(client, profile: dict[str, str]) -> None:
     patient_id = profile.pop("PatientId")
+    profile["UpdatedAt"] = datetime.now(UTC).isoformat()
     await client.update_item(
         TableName=TABLE,
         Key={"PatientId": {"S": patient_id}},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import UTC, datetime
 
 import boto3
 from confluent_kafka import Consumer
@@ -46,6 +47,7 @@ while running:
         continue
     profile = json.loads(message.value())
     patient_id = profile.pop("PatientId")
+    profile["UpdatedAt"] = datetime.now(UTC).isoformat()
     table.update_item(
         Key={"PatientId": patient_id},
         UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in profile),

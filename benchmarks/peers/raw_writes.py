@@ -1,8 +1,8 @@
 """Peer (f): the limit of the write side: boto3, and nothing else.
 
 `raw_writes.py partiql|transact FILE SECONDS`: writes the file's updates to items that
-exist, in calls that are made up beforehand, CALLS at a time. Every write is conditional on
-a fence of its own, as in the product. Prints JSON.
+exist, in calls that are made up beforehand, CALLS at a time. Every write is the product's:
+the fields, UpdatedAt, and a fence of its own, on which it is conditional. Prints JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from botocore.config import Config
 
 TABLE = os.environ["DYNAMODB_TABLE"]
 CALLS = int(os.environ["CALLS"])
-FENCE = "_fence:raw:0"
+FENCE = "_fence:raw-loop-of-its-own-0:0"  # as long as the product's
+UPDATED_AT = {"S": "2026-11-24T12:00:00.000+00:00"}
 
 client = boto3.client(
     "dynamodb",
@@ -33,7 +34,7 @@ client = boto3.client(
 
 def statement(profile: dict[str, str], offset: dict[str, str]) -> dict[str, object]:
     fields = {n: {"S": v} for n, v in profile.items() if n != "PatientId"}
-    written = {**fields, FENCE: offset}
+    written = {**fields, "UpdatedAt": UPDATED_AT, FENCE: offset}
     sets = " ".join(f'SET "{name}"=?' for name in written)
     return {
         "Statement": f'UPDATE "{TABLE}" {sets} WHERE "PatientId"=? '
@@ -48,12 +49,13 @@ def update(profile: dict[str, str], offset: dict[str, str]) -> dict[str, object]
         "Update": {
             "TableName": TABLE,
             "Key": {"PatientId": {"S": profile["PatientId"]}},
-            "UpdateExpression": "SET #f = :f, "
+            "UpdateExpression": "SET #f = :f, UpdatedAt = :u, "
             + ", ".join(f"#{name} = :{name}" for name in names),
             "ConditionExpression": "attribute_not_exists(#f) OR #f < :f",
             "ExpressionAttributeNames": {"#f": FENCE, **{f"#{n}": n for n in names}},
             "ExpressionAttributeValues": {
                 ":f": offset,
+                ":u": UPDATED_AT,
                 **{f":{name}": {"S": profile[name]} for name in names},
             },
         }
