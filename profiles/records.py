@@ -25,6 +25,9 @@ MANY_COMMAS = 200_000
 """More than ten thousand profiles have. Split as others are, 8 MiB of the smallest
 elements would take half a gigabyte."""
 
+DOTS = frozenset((".", ".."))
+"""No PatientId: clients leave these out of an address (RFC 3986, 5.2.4)."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rest_framework.exceptions import ValidationError
 
 from profiles import records, serializers
-from profiles.records import ProducerRecord
+from profiles.records import NotStrictJSON, ProducerRecord
 from profiles.updates import Update
 from tests.fakes import record_of
 
@@ -167,7 +167,7 @@ def test_a_refusal_quotes_no_value(name):
     assert "Secret" not in str(refused.value)
 
 
-EVERYDAY: list[dict[str, str | None]] = [
+EVERYDAY: list[dict[str, object]] = [
     {"PatientId": "patient-1"},
     {
         "PatientId": "1",
@@ -181,6 +181,9 @@ EVERYDAY: list[dict[str, str | None]] = [
         "Email": "john.doe+x@example.co.uk",
     },
     {"PatientId": "1", "Sex": "Female", "IsPregnant": "True", "Address": "1 High St"},
+    {"PatientId": 7, "IsPregnant": True},
+    {"PatientId": -7, "IsPregnant": False, "Phone": "a:true"},
+    {"PatientId": "ª", "Address": "Straße nº 5\nMünchen\r\n", "LastName": "«a\\b»"},
 ]
 
 
@@ -188,8 +191,8 @@ EVERYDAY: list[dict[str, str | None]] = [
 @pytest.mark.parametrize("body", EVERYDAY, ids=repr)
 def test_what_clients_send_every_day_is_plain_to_see(body, escaped):
     text = json.dumps(body, ensure_ascii=escaped, indent=1).encode()
-    plain = serializers._parse_plain(text)
-    assert plain is not None
+    plain = serializers._plain.read(text)
+    assert plain == serializers._parse_closely(text)
     array = b"[ " + text + b",\n" + text + b"]\n"
     assert serializers.parse_array(array, most=2) == [plain, plain]
 
@@ -199,8 +202,9 @@ MEMBERS = st.tuples(
     st.none()
     | st.booleans()
     | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=140)
-    | st.text('a"\\{},:\x00\n\x7f\x85\xa0é', max_size=3)
+    | st.text('a"\\{},:\x00\n\r\x7f\x85\xa0é', max_size=3)
     | st.emails()
     | st.dates().map(str)
     | st.sampled_from(["Female", "True", "a@b.c", "a..b@c.de", "2024-02-30", "", ".."])
@@ -208,25 +212,36 @@ MEMBERS = st.tuples(
 )
 
 
+IDS = (
+    st.just("1")
+    | st.integers()
+    | st.text(max_size=2)
+    | st.sampled_from([True, None, 1.0, ".", 2**63, -(2**63), 10**130])
+)
+
+
+def _text_of(
+    patient: object, members: list[tuple[str, object]], escaped: bool, space: str
+) -> bytes:
+    pairs = (
+        f'{space}"{name}":{space}{json.dumps(value, ensure_ascii=escaped)}'
+        for name, value in [("PatientId", patient), *members]
+    )
+    return f"{{{','.join(pairs)}}}".encode()
+
+
 TEXTS = st.builds(
-    lambda members, escaped, space: _text_of(members, escaped, space),
+    _text_of,
+    IDS,
     st.lists(MEMBERS, max_size=4),
     st.booleans(),
     st.sampled_from(["", " ", "\n"]),
 )
 
 
-def _text_of(members: list[tuple[str, object]], escaped: bool, space: str) -> bytes:
-    pairs = (
-        f'{space}"{name}":{space}{json.dumps(value, ensure_ascii=escaped)}'
-        for name, value in [("PatientId", "1"), *members]
-    )
-    return f"{{{','.join(pairs)}}}".encode()
-
-
 @given(TEXTS)
 def test_what_is_plain_to_see_is_what_a_closer_look_accepts(text):
-    plain = serializers._parse_plain(text)
+    plain = serializers._plain.read(text)
     assert plain is None or plain == serializers._parse_closely(text)
 
 
@@ -242,6 +257,34 @@ def test_one_that_needs_a_closer_look_has_all_of_its_array_looked_at(text):
     assert serializers.parse_array(array, most=2) is None
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        '"PatientId":-0',
+        '"PatientId":1e2',
+        '"PatientId":01',
+        '"PatientId":"1","Phone":null,"Phone":"\\u0022\\u0022"',
+        '"PatientId":"1","Phone":"\\\\u0022"',
+        '"PatientId":"1","Phone":"\\u005c\\""',
+        '"PatientId":"1","Phone":"\\ud800"',
+        '"PatientId":1,"IsPregnant":true,"IsPregnant":false',
+        '"PatientId":"1","IsPregnant":1',
+        '"PatientId":"1","FirstName":true',
+        '"PatientId":"1","FirstName":"a\\nb"',
+        '"PatientId":"1","Address":"a\\tb"',
+        '"PatientId":"1","Address":"a\\/\\u000a\u0085"',
+    ],
+)
+def test_what_is_written_in_an_odd_way_is_taken_as_a_closer_look_takes_it(members):
+    def either_way(read):
+        try:
+            return read(f"{{{members}}}".encode())
+        except (NotStrictJSON, ValidationError) as refusal:
+            return str(refusal)
+
+    assert either_way(serializers.parse) == either_way(serializers._parse_closely)
+
+
 def test_more_than_the_most_are_not_read_at_once(monkeypatch):
     array = b'[{"PatientId":"1"},{"PatientId":"2"},{"PatientId":"3"}]'
     assert serializers.parse_array(array, most=2) is None
@@ -249,18 +292,20 @@ def test_more_than_the_most_are_not_read_at_once(monkeypatch):
     assert serializers.parse_array(array, most=3) is None
 
 
-PLAIN = (
-    '{"PatientId":"1","FirstName":"Zoë","DateOfBirth":"2024-02-29","Sex":null}'.encode()
-)
+PLAIN = [
+    '{"PatientId":"1","FirstName":"Zoë","DateOfBirth":"2024-02-29","Sex":null}',
+    '{"PatientId":12,"Address":"nº 5\\nBerlin","IsPregnant":true,"Phone":"a\\\\"}',
+]
 
 
 @pytest.mark.parametrize("cut", [0, 1])
-def test_whatever_byte_comes_in_between_a_closer_look_says_the_same(cut):
-    for at, byte in product(range(len(PLAIN)), range(256)):
-        text = PLAIN[:at] + bytes([byte]) + PLAIN[at + cut :]
-        plain = serializers._parse_plain(text)
+@pytest.mark.parametrize("sound", [text.encode() for text in PLAIN])
+def test_whatever_byte_comes_in_between_a_closer_look_says_the_same(sound, cut):
+    for at, byte in product(range(len(sound)), range(256)):
+        text = sound[:at] + bytes([byte]) + sound[at + cut :]
+        plain = serializers._plain.read(text)
         assert plain is None or plain == serializers._parse_closely(text)
-        array = b"[" + text + b"," + PLAIN + b"]"
+        array = b"[" + text + b"," + sound + b"]"
         found = serializers.parse_array(array, most=3)
         assert found is None or found == [
             serializers._parse_closely(each) for each in records.split(array, most=3)
