@@ -112,7 +112,7 @@ def scenes(bench: Bench) -> None:
             with waiting(servers[OURS]):
                 own = measure(servers[OURS], singles(), CONNECTIONS, bench.seconds)
             bench.note("single", BESIDE_WAITERS, own)
-            for name in (*[OURS, RAW] * TURNS, FASTAPI):
+            for name in (*[OURS, ONE_CORE, RAW] * TURNS, FASTAPI):
                 if name == RAW:
                     found = raw("raw_producer", site, str(lines), str(bench.seconds))
                     bench.note_raw("bulk", RAW, found)
