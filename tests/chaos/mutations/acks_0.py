@@ -30,10 +30,25 @@ class Careless(Producer):
     def __init__(self, config: dict[str, Any], **options: Any) -> None:
         super().__init__({**config, **ACKS_0}, **options)
 
-    def produce(self, *args: Any, **options: Any) -> None:
-        report = options.pop("on_delivery")
-        options["on_delivery"] = lambda error, message: report(error, Sent(message))
-        super().produce(*args, **options)
+    def produce(  # as Kafka's client takes it, by place or by name
+        self,
+        topic: str,
+        value: Any = None,
+        key: Any = None,
+        partition: int = -1,
+        callback: Any = None,
+        on_delivery: Any = None,
+        timestamp: int = 0,
+        headers: Any = None,
+    ) -> None:
+        report = callback or on_delivery
+
+        def sent(error: Any, message: Any) -> None:
+            report(error, Sent(message))
+
+        super().produce(
+            topic, value, key, partition, sent, None, timestamp, headers or []
+        )
 
 
 vars(connections)["Producer"] = Careless
