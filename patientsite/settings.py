@@ -51,13 +51,6 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def one_core(text: str) -> bool:
-    """Cast: a flag, where the system lets a process choose its cores."""
-    if flag(text) and not hasattr(os, "sched_setaffinity"):
-        raise ValueError("this system has no way to keep a process to a core")
-    return flag(text)
-
-
 def words(text: str) -> list[str]:
     """Cast: words separated by commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
@@ -216,7 +209,7 @@ SECRET_KEY = env(
     "DJANGO_SECRET_KEY", DEVELOPMENT_SECRET_KEY if DEVELOPMENT else "", str
 )
 WEB_THREADS = env("WEB_THREADS", "18", positive)
-WEB_ONE_CORE = env("WEB_ONE_CORE", "0", one_core)
+WEB_ONE_CORE = env("WEB_ONE_CORE", "1", flag)
 PORT = env("PORT", "3000", positive)
 METRICS_PORT = env("METRICS_PORT", "0", int)
 THROTTLE_RATE = env("THROTTLE_RATE", "off" if DEVELOPMENT else "100/s", rate)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,11 @@ from tests import stack
 from tests.engines.process import free_port, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+
+several_cores = pytest.mark.skipif(
+    sys.platform == "linux" and len(os.sched_getaffinity(0)) == 1,
+    reason="it needs two cores",
+)
 
 
 def workers(web: stack.Web) -> list[Path]:
@@ -27,29 +35,47 @@ def is_worker(process: Path, server: int) -> bool:
     return False
 
 
-def cores(process: Path) -> set[str]:
+def cores(worker: Path) -> Counter[str]:
     """What its threads are kept to; one that ends while it is asked has no say."""
-    allowed = set()
-    for thread in (process / "task").iterdir():
+    allowed: Counter[str] = Counter()
+    for thread in (worker / "task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):
-            lines = (thread / "status").read_text().splitlines()
-            allowed |= {line for line in lines if line.startswith("Cpus_allowed_list")}
+            status = (thread / "status").read_text()
+            allowed[re.findall(r"Cpus_allowed_list:\t(.+)", status)[0]] += 1
     return allowed
 
 
-@pytest.mark.parametrize("one_core", ["0", "1"])
-def test_a_worker_is_kept_to_a_core_where_that_is_wanted(tmp_path, one_core):
+def core(worker: Path) -> int | None:
+    """The one to which all its threads are kept, but the thread that keeps them."""
+    (most, _), *others = cores(worker).most_common()
+    kept = most.isdigit() and [count for _, count in others] == [1]
+    return int(most) if kept else None
+
+
+@contextmanager
+def serving(directory: Path, **environ: str) -> Iterator[list[Path]]:
+    """The two workers of a server without engines."""
     nobody = f"127.0.0.1:{free_port()}"
-    environ = stack.stack_on(tmp_path, nobody, f"http://{nobody}").environ
-    web = stack.Web(tmp_path, {**environ, "WEB_ONE_CORE": one_core}, workers=2)
+    stood = stack.stack_on(directory, nobody, f"http://{nobody}").environ
+    web = stack.Web(directory, {**stood, **environ}, workers=2)
     started = b"Started worker-"
     web.start()
     try:
         wait_until(lambda: web.log.read_bytes().count(started) == 2, 60, "no workers")
-        allowed = [cores(worker) for worker in workers(web)]
+        yield workers(web)
     finally:
         web.kill()
-    distinct = {each for threads in allowed for each in threads}
-    assert [len(threads) for threads in allowed] == [1, 1]
-    together = min(2, len(os.sched_getaffinity(0)))
-    assert len(distinct) == (together if one_core == "1" else 1)
+
+
+@several_cores
+def test_each_worker_keeps_to_one_core(tmp_path):
+    with serving(tmp_path) as both:
+        kept = "a worker is not kept to a core"
+        wait_until(lambda: None not in map(core, both), 20, kept)
+
+
+@several_cores
+def test_no_worker_keeps_to_a_core_where_that_is_not_wanted(tmp_path):
+    with serving(tmp_path, WEB_ONE_CORE="0") as both:
+        assert [len(cores(worker)) for worker in both] == [1, 1]
+        assert [core(worker) for worker in both] == [None, None]
