@@ -23,6 +23,7 @@ PARTIQL, TRANSACT = "(f) raw PartiQL, 25", "(f) raw transactions, 100"
 LOOPS = {PARTIQL: "partiql", TRANSACT: "transact"}
 PATIENTS = 20_000
 TIMES_ROUND = 15
+"""So many that the backlog outlasts the windows of ROUNDS and TURNS."""
 NEW_PATIENTS = 100_000
 FEW, MANY = 600, 300_000
 FIRST_BATCH_S = 60

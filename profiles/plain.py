@@ -17,15 +17,15 @@ from profiles import records
 from profiles.records import ProducerRecord
 
 _PERHAPS_CONTROLS = b"\\\x7f\xc2"
-"""C0 is written with a backslash; C1 begins with C2, as a few characters more do."""
+"""C0 is written with a backslash, DEL as it is; C1 begins with C2, as a few others do."""
 
 
 class Reader:
     """Reads updates of a profile's fields.
 
     `types` has msgspec's type of what each field surely takes, and keeps as it is, but
-    for two things: an integer or a boolean becomes text, and a string holds no control
-    that `is_clean` of its field does not pass.
+    for three things: an integer or a boolean becomes text, a string holds no control
+    that `is_clean` of its field does not pass, and no PatientId is a dot or two.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Reader:
         return found[0] if found else None
 
     def read_array(self, array: bytes, most: int) -> list[ProducerRecord] | None:
-        """As `read`, of all elements; None, too, where there are more than `most`."""
+        """As `read`, of all elements; None, too, for over `most`, or commas for many."""
         if array.count(b",") > records.MANY_COMMAS:
             return None
         try:

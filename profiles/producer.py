@@ -160,7 +160,8 @@ class _Delivery:
 
     def refusal(self, error: KafkaError) -> NotAcknowledged:
         """What Kafka, or its client, did not take."""
-        self.broken = self.broken or error.code() not in _REFUSALS
+        if error.code() not in _REFUSALS:  # set only: two threads come here
+            self.broken = True
         return NotAcknowledged(_describe(error))
 
     def count(self) -> None:
@@ -183,19 +184,21 @@ class _Delivery:
     def wait(self, by: float) -> None:
         """Until each that was sent is told of, or late.
 
-        A producer that had all its time and told nothing is taken for broken.
+        A producer that had all its time and did not tell of all is taken for broken.
         """
         left_s = max(0.0, by - time.monotonic())
         try:
             self._done.get(timeout=min(ACKNOWLEDGE_TIMEOUT_S, left_s))
         except Empty:
-            self.broken = self.broken or left_s >= ACKNOWLEDGE_TIMEOUT_S
+            if left_s >= ACKNOWLEDGE_TIMEOUT_S:
+                self.broken = True
 
 
 class _Report(msgspec.Struct, gc=False):
     """What Kafka's client calls with its verdict on one update.
 
-    No function bound to an index: that takes half as long again to call.
+    No function bound to an index: that takes half as long again to call. The delivery
+    must not refer to it: the collector does not look here for cycles.
     """
 
     delivery: _Delivery

@@ -145,7 +145,7 @@ def test_each_of_many_is_told_its_own_verdict():
 
 
 def test_the_late_of_many_are_told_so_beside_the_acknowledged(monkeypatch):
-    monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 1)
     kafka = FakeKafkaProducer(acks=False)
     with publisher(kafka) as to_topic, ThreadPoolExecutor(1) as pool:
         verdicts = pool.submit(to_topic.publish_all, [UPDATE] * 2)
@@ -173,6 +173,30 @@ def test_a_fatal_error_replaces_the_producer():
         with pytest.raises(NotAcknowledged, match="_FATAL"):
             to_topic.publish(UPDATE)
         assert to_topic.publish(UPDATE).offset == 0
+
+
+def test_a_record_that_the_client_refuses_keeps_the_producer():
+    large = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
+    kafka = FakeKafkaProducer(refuses=large)
+    with publisher(kafka) as to_topic:
+        with pytest.raises(NotAcknowledged, match="MSG_SIZE_TOO_LARGE"):
+            to_topic.publish(UPDATE)
+        kafka.refuses = None
+        assert to_topic.publish(UPDATE).offset == 0
+
+
+def test_a_producer_that_failed_for_one_of_many_is_replaced(monkeypatch):
+    monkeypatch.setattr(producer, "ANSWER_S", 1)  # of which none has all its time
+    failing, good = FakeKafkaProducer(acks=False), FakeKafkaProducer()
+    with publisher(failing, good) as to_topic, ThreadPoolExecutor(1) as pool:
+        verdicts = pool.submit(to_topic.publish_all, [UPDATE] * 2)
+        until(lambda: len(failing.waiting) == 2)
+        failing.answer(KafkaError._MSG_TIMED_OUT)
+        first, late = verdicts.result(5)
+        assert "_MSG_TIMED_OUT" in str(first)
+        assert "in time" in str(late)
+        assert to_topic.publish(UPDATE).offset == 0
+        assert len(good.produced) == 1
 
 
 def deliver(to_topic, kafka, error):
