@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import Protocol
@@ -146,7 +146,7 @@ class _Delivery:
     def __init__(self, topic_id: str, size: int) -> None:
         self.broken = False  # whether the producer may never deliver again
         self.verdicts: list[Verdict] = []
-        self._source = cache(partial(Source, topic_id))
+        self._topic_id = topic_id
         self._expected = size
         self._reported = 0
         self._done: SimpleQueue[None] = SimpleQueue()
@@ -156,7 +156,7 @@ class _Delivery:
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or offset < 0:
             return NotAcknowledged("Kafka holds the update but did not tell its offset")
-        return Receipt(self._source(partition), offset)
+        return Receipt(_source(self._topic_id, partition), offset)
 
     def refusal(self, error: KafkaError) -> NotAcknowledged:
         """What Kafka, or its client, did not take."""
@@ -257,6 +257,8 @@ class _Session:
         while not self._retired or len(self._kafka):
             self._kafka.poll(0.2)
 
+
+_source = lru_cache(1024)(Source)
 
 _ANY = -1
 """Librdkafka's word for the partition that the key tells."""
