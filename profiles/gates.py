@@ -43,8 +43,8 @@ class Gate:
         try:
             yield self._move
         finally:
-            self._patience_s = STALLED_S
             self._places.put(None)
+            self._patience_s = STALLED_S  # not before: who queues takes that place
 
     def _move(self) -> None:
         self._moved_at = time.monotonic()
@@ -56,7 +56,7 @@ class Gate:
             return self._places.get_nowait()
         while True:
             left_s = min(self._moved_at + self._patience_s, by) - time.monotonic()
+            with suppress(Empty):
+                return self._places.get(timeout=max(0, min(left_s, STALLED_S)))
             if left_s <= 0:
                 raise Full
-            with suppress(Empty):
-                return self._places.get(timeout=min(left_s, STALLED_S))
