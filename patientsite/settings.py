@@ -150,6 +150,7 @@ FIXED_KAFKA_PROPERTIES = {
     "metadata.broker.list",
     "enable.auto.commit",
     "enable.auto.offset.store",
+    "enable.gapless.guarantee",
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",

@@ -26,12 +26,10 @@ from profiles.updates import Receipt, Source
 
 log = logging.getLogger(__name__)
 
-ACKNOWLEDGE_TIMEOUT_S = 4.0
-"""A little over the delivery timeout, so that librdkafka's own verdict comes first."""
-
 ANSWER_S = 4.2
-"""In which a thread has its answer, queue included. The rest of 5 s is for what no clock
-of ours sees, the wait for a thread: where Kafka stalls, not over the gate's patience."""
+"""In which a thread has its answer, queue included; Kafka's client has no deadline. The
+rest of 5 s is for the wait for a thread, which we can't measure: where Kafka stalls, not
+over the gate's patience."""
 
 QUEUE_S = 2.0
 CONNECT_S = 0.5
@@ -111,13 +109,18 @@ class Publisher:
         by: float,
         moved: Callable[[], None],
     ) -> list[Verdict]:
+        delivery = _Delivery(topic.id, len(updates))
+        reports = [_Report(delivery) for _ in updates]
         session = self._current(topic.name)
-        delivery = session.deliver(topic, updates, headers, by)
+        while not session.send(topic.name, updates, headers, reports):
+            session = self._current(topic.name)  # another thread retired that one
+        delivery.wait(by)
         if delivery.broken:
             self._retire(session)
         else:
             moved()
-        return delivery.verdicts
+        late = NotAcknowledged(_LATE)
+        return [report.verdict or late for report in reports]
 
     def _current(self, topic: str) -> _Session:
         with self._lock:
@@ -141,11 +144,10 @@ class Publisher:
 
 
 class _Delivery:
-    """Updates that are on their way together; over once Kafka has told of each."""
+    """Updates that are sent together; over once Kafka has reported each of them."""
 
     def __init__(self, topic_id: str, size: int) -> None:
         self.broken = False  # whether the producer may never deliver again
-        self.verdicts: list[Verdict] = []
         self._topic_id = topic_id
         self._expected = size
         self._reported = 0
@@ -160,8 +162,7 @@ class _Delivery:
 
     def refusal(self, error: KafkaError) -> NotAcknowledged:
         """What Kafka, or its client, did not take."""
-        if error.code() not in _REFUSALS:  # set only: two threads come here
-            self.broken = True
+        self.broken = True
         return NotAcknowledged(_describe(error))
 
     def count(self) -> None:
@@ -174,24 +175,19 @@ class _Delivery:
         """The client took none from here on."""
         full = isinstance(error, BufferError)
         cause = KafkaError(KafkaError._QUEUE_FULL) if full else error.args[0]
-        refusal = self.refusal(cause)
+        self.broken |= cause.code() not in _KEPT_AFTER
         for report in unsent:
-            report.verdict = refusal
+            report.verdict = NotAcknowledged(_describe(cause))
         self._expected -= len(unsent)
         if self._reported == self._expected:
             self._done.put(None)
 
     def wait(self, by: float) -> None:
-        """Until each that was sent is told of, or late.
-
-        A producer that had all its time and did not tell of all is taken for broken.
-        """
-        left_s = max(0.0, by - time.monotonic())
+        """Until each that was sent is reported, or late: the producer then is broken."""
         try:
-            self._done.get(timeout=min(ACKNOWLEDGE_TIMEOUT_S, left_s))
+            self._done.get(timeout=max(0.0, by - time.monotonic()))
         except Empty:
-            if left_s >= ACKNOWLEDGE_TIMEOUT_S:
-                self.broken = True
+            self.broken = True
 
 
 class _Report(msgspec.Struct, gc=False):
@@ -213,49 +209,64 @@ class _Report(msgspec.Struct, gc=False):
 
 
 class _Session:
-    """One Kafka producer, and the thread that polls it until it is retired."""
+    """One Kafka producer, and the thread that polls it until it is retired.
+
+    What is sent keeps its sequence number, so that Kafka stores it once, however often
+    the client has to send it. Nothing may raise the producer's epoch meanwhile, for
+    then what is under way is sent again as something new: no delivery timeout, and
+    nothing is sent after something was taken back (ADR 0009).
+    """
 
     def __init__(self, kafka: KafkaProducer, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
-        self._retired = False
+        self._sending = Lock()
+        self._retired_at: float | None = None
         Thread(target=self._poll, name="producer-poll", daemon=True).start()
 
-    def deliver(
+    def send(
         self,
-        topic: Topic,
+        topic: str,
         updates: Sequence[ProducerRecord],
         headers: Headers,
-        by: float,
-    ) -> _Delivery:
-        """Send the updates in their order, and wait for the verdicts."""
-        delivery = _Delivery(topic.id, len(updates))
-        reports = [_Report(delivery) for _ in updates]
+        reports: list[_Report],
+    ) -> bool:
+        """Send the updates in their order; False, with none sent, once retired."""
         produce, carried = self._kafka.produce, list(headers)
-        for index, update in enumerate(updates):
-            key, report = records.key_of(update.patient_id), reports[index]
-            try:
-                # By place: naming the arguments takes a third longer.
-                produce(topic.name, update.value, key, _ANY, report, None, 0, carried)
-            except (BufferError, KafkaException) as error:
-                delivery.stop(reports[index:], error)
-                break
-        delivery.wait(by)
-        late = NotAcknowledged("Kafka did not acknowledge the update in time")
-        delivery.verdicts = [report.verdict or late for report in reports]
-        return delivery
+        with self._sending:
+            if self._retired_at is not None:
+                return False
+            for index, update in enumerate(updates):
+                key, report = records.key_of(update.patient_id), reports[index]
+                try:
+                    # By place: naming the arguments takes a third longer.
+                    produce(topic, update.value, key, _ANY, report, None, 0, carried)
+                except (BufferError, KafkaException) as error:
+                    report.delivery.stop(reports[index:], error)
+                    break
+        return True
 
     def retire(self) -> None:
-        """End once what is on its way has its answer, for others wait for theirs."""
+        """Take back what was not sent yet; what was sent has still its time."""
         log.warning("the Kafka producer is replaced: it did not deliver")
-        self._retired = True
+        with self._sending:
+            self._retired_at = time.monotonic()
+            self._kafka.purge(in_queue=True, in_flight=False, blocking=False)
 
     def _poll(self) -> None:
         # Asked for the topic it connects at once; left alone, within a second.
         with suppress(KafkaException):
             self._kafka.list_topics(self._topic, CONNECT_S)
-        while not self._retired or len(self._kafka):
+        while self._is_awaited():
             self._kafka.poll(0.2)
+        self._kafka.purge()
+        self._kafka.poll(0)
+
+    def _is_awaited(self) -> bool:
+        """Whether an update may still come, or a thread wait for an answer."""
+        if self._retired_at is None:
+            return True
+        return len(self._kafka) > 0 and time.monotonic() < self._retired_at + ANSWER_S
 
 
 _source = lru_cache(1024)(Source)
@@ -263,18 +274,17 @@ _source = lru_cache(1024)(Source)
 _ANY = -1
 """Librdkafka's word for the partition that the key tells."""
 
-_REFUSALS = {
-    KafkaError._QUEUE_FULL,
-    KafkaError.MSG_SIZE_TOO_LARGE,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.NOT_ENOUGH_REPLICAS,
-    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-}
-"""What another producer would hear too: the broker's word on the record, or that the
-queue to it is full."""
+_KEPT_AFTER = {KafkaError._QUEUE_FULL, KafkaError.MSG_SIZE_TOO_LARGE}
+"""What the client refuses at once, for this update's sake. After any other error, and
+after each that the broker reports, it sends no more (`enable.gapless.guarantee`)."""
+
+
+_LATE = "Kafka did not acknowledge the update in time"
 
 
 def _describe(error: KafkaError) -> str:
     if error.code() == KafkaError._QUEUE_FULL:
         return "too many updates wait for Kafka"
+    if error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+        return _LATE  # this update, or one that was sent before it
     return f"Kafka did not acknowledge the update ({error.name()})"

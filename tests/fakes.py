@@ -187,11 +187,22 @@ class Delivered:
 
 
 class FakeKafkaProducer:
-    """Keeps what is produced until `answer`; with `acks`, answers at once in `poll`."""
+    """Keeps what is produced until `answer`; with `acks`, answers at once in `poll`.
 
-    def __init__(self, *, acks: bool = True, refuses: Exception | None = None) -> None:
-        self.acks = acks
+    Where it does not send, what is produced stays in its queue and can be taken back.
+    """
+
+    def __init__(
+        self,
+        *,
+        acks: bool = True,
+        sends: bool = True,
+        refuses: Exception | None = None,
+    ) -> None:
+        self.acks = acks and sends
+        self.sends = sends
         self.refuses = refuses
+        self.taken_back: set[int] = set()
         self.asked: list[str] = []
         self.produced: list[tuple[str, bytes, bytes]] = []
         self.headers: list[Any] = []
@@ -228,10 +239,21 @@ class FakeKafkaProducer:
 
     def poll(self, timeout: float) -> int:
         self.polls += 1
+        for code in self.taken_back:
+            while self.waiting:
+                self.answer(code)
         while self.acks and self.waiting:
             self.answer()
         time.sleep(0.002)
         return 0
+
+    def purge(
+        self, in_queue: bool = True, in_flight: bool = True, blocking: bool = True
+    ) -> None:
+        if in_queue and not self.sends:
+            self.taken_back.add(KafkaError._PURGE_QUEUE)
+        if in_flight and self.sends:
+            self.taken_back.add(KafkaError._PURGE_INFLIGHT)
 
     def flush(self, timeout: float) -> int:
         self.poll(timeout)

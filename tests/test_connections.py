@@ -125,3 +125,33 @@ def test_kip_848_takes_no_session_timeout_of_ours(settings):
     settings.KAFKA_GROUP_PROTOCOL = "consumer"
     settings.KAFKA_CONFIG = {"session.timeout.ms": 60000, "heartbeat.interval.ms": 100}
     assert connections.consumer(lambda error, places: None) is not None
+
+
+def made(monkeypatch, make, kind):
+    """The properties that a client is made with."""
+    found = {}
+
+    class Made:
+        def __init__(self, config, **_):
+            found.update(config)
+
+    monkeypatch.setattr(connections, kind, Made)
+    make()
+    return found
+
+
+@pytest.mark.parametrize(
+    "make", [connections.producer, connections.dead_letter_producer]
+)
+def test_what_is_acknowledged_is_on_every_replica_in_order(make, monkeypatch):
+    config = made(monkeypatch, make, "Producer")
+    assert config["acks"] == "all"
+    assert config["enable.idempotence"] is True
+    assert config["partitioner"] == "murmur2_random"
+
+
+def test_the_producer_never_numbers_updates_anew(monkeypatch):
+    """Kafka would store what is under way a second time (ADR 0009)."""
+    config = made(monkeypatch, connections.producer, "Producer")
+    assert config["delivery.timeout.ms"] == 2**31 - 1
+    assert config["enable.gapless.guarantee"] is True

@@ -145,7 +145,7 @@ def test_each_of_many_is_told_its_own_verdict():
 
 
 def test_the_late_of_many_are_told_so_beside_the_acknowledged(monkeypatch):
-    monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 1)
+    monkeypatch.setattr(producer, "ANSWER_S", 1)
     kafka = FakeKafkaProducer(acks=False)
     with publisher(kafka) as to_topic, ThreadPoolExecutor(1) as pool:
         verdicts = pool.submit(to_topic.publish_all, [UPDATE] * 2)
@@ -157,11 +157,12 @@ def test_the_late_of_many_are_told_so_beside_the_acknowledged(monkeypatch):
 
 
 def test_a_timeout_replaces_the_producer(monkeypatch):
-    monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 0.05)
     silent, good = FakeKafkaProducer(acks=False), FakeKafkaProducer()
     with publisher(silent, good) as to_topic:
-        with pytest.raises(NotAcknowledged, match="in time"):
-            to_topic.publish(UPDATE)
+        with monkeypatch.context() as soon:
+            soon.setattr(producer, "ANSWER_S", 0.05)
+            with pytest.raises(NotAcknowledged, match="in time"):
+                to_topic.publish(UPDATE)
         assert to_topic.publish(UPDATE).offset == 0
         assert len(good.produced) == 1
 
@@ -186,7 +187,7 @@ def test_a_record_that_the_client_refuses_keeps_the_producer():
 
 
 def test_a_producer_that_failed_for_one_of_many_is_replaced(monkeypatch):
-    monkeypatch.setattr(producer, "ANSWER_S", 1)  # of which none has all its time
+    monkeypatch.setattr(producer, "ANSWER_S", 1)
     failing, good = FakeKafkaProducer(acks=False), FakeKafkaProducer()
     with publisher(failing, good) as to_topic, ThreadPoolExecutor(1) as pool:
         verdicts = pool.submit(to_topic.publish_all, [UPDATE] * 2)
@@ -218,15 +219,66 @@ def test_a_delivery_that_failed_replaces_the_producer(error):
         assert len(good.produced) == 1
 
 
-@pytest.mark.parametrize("error", sorted(producer._REFUSALS))
-def test_a_refusal_by_the_broker_keeps_the_producer(error):
-    kafka = FakeKafkaProducer(acks=False)
-    with publisher(kafka) as to_topic:
+def test_a_report_of_any_error_replaces_the_producer():
+    """After one that is final, Kafka's client sends nothing more."""
+    refusing, good = FakeKafkaProducer(acks=False), FakeKafkaProducer()
+    with publisher(refusing, good) as to_topic:
+        with pytest.raises(NotAcknowledged, match="TOPIC_AUTHORIZATION_FAILED"):
+            deliver(to_topic, refusing, KafkaError.TOPIC_AUTHORIZATION_FAILED)
+        assert to_topic.publish(UPDATE).offset == 0
+
+
+def test_an_update_that_was_not_sent_in_time_is_taken_back(monkeypatch):
+    """Left in the queue it would be stored as late as Kafka is back."""
+    monkeypatch.setattr(producer, "ANSWER_S", 0.2)
+    stalled = FakeKafkaProducer(sends=False)
+    with publisher(stalled) as to_topic:
+        with pytest.raises(NotAcknowledged, match="in time"):
+            to_topic.publish(UPDATE)
+        until(lambda: stalled.produced and not stalled.waiting)
+
+
+def test_an_update_that_was_sent_keeps_its_producer_beside_one_that_is_late(
+    monkeypatch,
+):
+    """Sent again by another producer, or after a gap, it would be stored twice."""
+    old, new = FakeKafkaProducer(acks=False), FakeKafkaProducer()
+    with publisher(old, new) as to_topic, ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(producer, "ANSWER_S", 0.2)
+        late = pool.submit(to_topic.publish, UPDATE)
+        until(lambda: len(old.waiting) == 1)
+        monkeypatch.setattr(producer, "ANSWER_S", 5)
+        sent = pool.submit(to_topic.publish, UPDATE)
+        until(lambda: len(old.waiting) == 2)
+        assert isinstance(late.exception(5), NotAcknowledged)
+        assert to_topic.publish(UPDATE).offset == 0
+        assert len(new.produced) == 1
+        old.acks = True
+        assert sent.result(5).offset == 1
+    assert len(old.produced) == 2
+
+
+def test_nothing_is_sent_by_a_producer_after_something_was_taken_back(monkeypatch):
+    kafka = FakeKafkaProducer()
+    retired = producer._Session(kafka, TOPIC.name)
+    fresh = producer._Session(FakeKafkaProducer(), TOPIC.name)
+    retired.retire()
+    sessions = iter([retired, fresh])  # as for a thread that was overtaken
+    with publisher() as to_topic:
+        monkeypatch.setattr(to_topic, "_current", lambda _: next(sessions))
+        assert to_topic.publish(UPDATE).offset == 0
+    fresh.retire()
+    assert kafka.produced == []
+
+
+def test_what_nobody_waits_for_any_more_is_dropped(monkeypatch):
+    monkeypatch.setattr(producer, "ANSWER_S", 0.1)
+    silent = FakeKafkaProducer(acks=False)
+    with publisher(silent, FakeKafkaProducer()) as to_topic:
         with pytest.raises(NotAcknowledged):
-            deliver(to_topic, kafka, error)
-        kafka.acks = True
-        to_topic.publish(UPDATE)
-        assert len(kafka.produced) == 2
+            to_topic.publish(UPDATE)
+        until(lambda: threads() == 0)
+        assert silent.waiting == []
 
 
 def test_who_waits_on_a_producer_that_is_replaced_still_gets_an_answer():
@@ -320,14 +372,12 @@ def test_a_kafka_that_answers_slowly_is_waited_for_however_long_the_queue():
 
 def test_a_long_queue_before_a_slow_kafka_is_answered_in_time(monkeypatch):
     monkeypatch.setattr(producer, "ANSWER_S", 0.4)
-    monkeypatch.setattr(producer, "ACKNOWLEDGE_TIMEOUT_S", 60)
     monkeypatch.setattr(producer, "QUEUE_S", 0.2)
-    kafka = FakeKafkaProducer(acks=False)
-    with publisher(kafka, capacity=1) as to_topic, ThreadPoolExecutor(9) as pool:
+    slow = [FakeKafkaProducer(acks=False) for _ in range(9)]
+    with publisher(*slow, capacity=1) as to_topic, ThreadPoolExecutor(9) as pool:
         answers = [pool.submit(to_topic.publish, UPDATE) for _ in range(9)]
         refusals = [answer.exception(timeout=10) for answer in answers]
     assert {type(refusal) for refusal in refusals} == {NotAcknowledged}
-    assert to_topic._session is not None  # nobody gave the producer all its time
 
 
 def test_no_more_than_the_capacity_waits_for_kafka_at_a_time():
