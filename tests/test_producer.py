@@ -260,8 +260,8 @@ def test_an_update_that_was_sent_keeps_its_producer_beside_one_that_is_late(
 
 def test_nothing_is_sent_by_a_producer_after_something_was_taken_back(monkeypatch):
     kafka = FakeKafkaProducer()
-    retired = producer._Session(kafka, TOPIC.name)
-    fresh = producer._Session(FakeKafkaProducer(), TOPIC.name)
+    retired = producer._Session(Made(kafka)(), TOPIC.name)
+    fresh = producer._Session(Made(FakeKafkaProducer())(), TOPIC.name)
     retired.retire()
     sessions = iter([retired, fresh])  # as for a thread that was overtaken
     with publisher() as to_topic:
