@@ -21,7 +21,7 @@ from zlib import crc32
 from profiles import serializers
 from profiles.histories import DAMAGE, Finding, History, Shape, Spans
 from profiles.items import KEY, UPDATED_AT, Item, iso_timestamp
-from profiles.records import InvalidRecord, Record, key_of
+from profiles.records import InvalidRecord, Misplaced, Record, key_of
 from profiles.updates import Receipt
 
 
@@ -75,9 +75,12 @@ class Report:
         return sum(len(tally.patients) + len(tally.places) for tally in found)
 
 
-def audit(readings: Readings, topic_id: str, sample: Sample) -> Report:
-    """Take the readings in their order, fold, and compare."""
-    shape = Shape(topic_id, serializers.FIELDS)
+def audit(readings: Readings, topic_id: str, partitions: int, sample: Sample) -> Report:
+    """Take the readings in their order, fold, and compare.
+
+    The topic's keys are placed by `partitions`.
+    """
+    shape = Shape(topic_id, partitions, serializers.FIELDS)
     ledger = _Ledger(shape, readings.committed())
     for item in readings.items():
         if sample.has(key_of(item[KEY]["S"])):
@@ -108,14 +111,26 @@ class _Ledger:
         self._report.records += 1
         place = Receipt(record.source, record.offset)
         try:
-            update = serializers.decode(record)
-        except InvalidRecord:
-            finding = self._fate(place)
-            self._report.tallies[finding].records += 1
-            self._report.tallies[finding].places.append(place)
+            update = serializers.decode(record, self._shape.partitions)
+        except InvalidRecord as reason:
+            self._enter_no_update(record, place, reason)
             return
         values = {**update.fields, UPDATED_AT: iso_timestamp(record.timestamp_ms)}
         self._enter_update(key_of(update.patient_id), place, values)
+
+    def _enter_no_update(
+        self, record: Record, place: Receipt, reason: InvalidRecord
+    ) -> None:
+        """Note where it went; an item may include one that is only misplaced."""
+        history = self._histories.get(record.key or b"")
+        if history is not None and isinstance(reason, Misplaced):
+            damage = history.include_misplaced(place)
+            if damage is not None and place not in self.dead:
+                self._report.tallies[damage].records += 1
+                return
+        finding = self._fate(place)
+        self._report.tallies[finding].records += 1
+        self._report.tallies[finding].places.append(place)
 
     def _enter_update(
         self, key: bytes, place: Receipt, values: Mapping[str, str | None]

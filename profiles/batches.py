@@ -46,7 +46,7 @@ class Batch:
         self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
 
 
-def read_batch(records: Iterable[Record]) -> Batch:
+def read_batch(records: Iterable[Record], partitions: int) -> Batch:
     """Decode records and merge them per patient; what is no update is a dead letter."""
     batch = Batch()
     decoded: list[MergedUpdate] = []
@@ -54,7 +54,7 @@ def read_batch(records: Iterable[Record]) -> Batch:
         batch.headers.append(record.headers)
         batch.ends[record.source.partition] = record.offset + 1
         try:
-            decoded.append(record.merged(serializers.decode(record)))
+            decoded.append(record.merged(serializers.decode(record, partitions)))
         except InvalidRecord as reason:
             batch.letters.append(DeadLetter(record, reason))
     batch.updates = merge(decoded)

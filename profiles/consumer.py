@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from threading import Thread
@@ -84,7 +85,7 @@ class ProfileConsumer:
     """One member of the consumer group.
 
     `kafka` makes its Kafka consumer, given who is to hear of commits. `topic` tells
-    the topic as it is now. `store` names the incarnation of the table that `apply`
+    the topic as it is now; its keys are placed by `partitions`. `store` names the incarnation of the table that `apply`
     writes, and `read_store` tells it anew (None: not now). `apply` and `dead_letter`
     return what is to be tried again.
     """
@@ -93,6 +94,7 @@ class ProfileConsumer:
         self,
         kafka: Callable[[OnCommit], Consumer],
         topic: Callable[[], Topic],
+        partitions: int,
         store: str,
         read_store: Callable[[], str | None],
         apply: Apply,
@@ -100,6 +102,7 @@ class ProfileConsumer:
     ) -> None:
         self._kafka = kafka(self._on_commit)
         self._read_topic = topic
+        self._partitions = partitions
         self._apply = apply
         self._dead_letter = dead_letter
         self._topic = topic()
@@ -240,9 +243,10 @@ class ProfileConsumer:
                 letter.record.offset,
                 letter.reason,
             )
-        tried = len(batch.letters)
+        tried = _by_code(batch.letters)
         batch.letters = self._dead_letter(batch.letters)
-        metrics.dead_lettered.inc(tried - len(batch.letters))
+        for code, kept in (tried - _by_code(batch.letters)).items():
+            metrics.dead_lettered.labels(code).inc(kept)
         if batch.letters:
             log.warning("waiting for the dead-letter topic to acknowledge")
 
@@ -339,7 +343,7 @@ class ProfileConsumer:
 
     def _read(self, messages: Iterable[Message]) -> Batch:
         try:
-            return read_batch(self._records(messages))
+            return read_batch(self._records(messages), self._partitions)
         except PositionLost as lost:
             self._patiently(self._check_topic)  # of a recreated one nothing is missing
             raise RecordsMissing(self._places.gap(lost)) from None
@@ -431,6 +435,10 @@ _FORBIDDEN = {
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
 }
+
+
+def _by_code(letters: Iterable[DeadLetter]) -> Counter[str]:
+    return Counter(letter.reason.code for letter in letters)
 
 
 def _pauses() -> Iterator[float]:

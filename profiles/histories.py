@@ -7,11 +7,12 @@ printed. Plain Python: it calls nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from profiles.items import FENCE_PREFIX, KEY, UPDATED_AT, Item
-from profiles.updates import Receipt, Source
+from profiles.items import FENCE_PREFIX, KEY, UPDATED_AT, Item, fence_places
+from profiles.records import partition_of
+from profiles.updates import Receipt
 
 Spans = Mapping[int, range]
 """The offsets that each partition's log retains."""
@@ -39,10 +40,11 @@ _NOTHING: frozenset[Finding] = frozenset()
 
 
 class Shape:
-    """The attributes that an item may show, one bit each, and its topic's id."""
+    """The attributes that an item may show, one bit each, and its topic."""
 
-    def __init__(self, topic_id: str, fields: Sequence[str]) -> None:
+    def __init__(self, topic_id: str, partitions: int, fields: Sequence[str]) -> None:
         self.topic_id = topic_id
+        self.partitions = partitions
         self.bits = {name: 1 << i for i, name in enumerate([*fields, UPDATED_AT])}
 
     def digest(self, item: Item) -> bytes:
@@ -66,6 +68,10 @@ class Shape:
         bits = enumerate(self.bits.values())
         return sum(bit for index, bit in bits if _at(digest, index) != _hash(None))
 
+    def home(self, item: Item) -> int:
+        """The partition of the item's patient."""
+        return partition_of(item[KEY]["S"], self.partitions)
+
     def explains(self, item: Item) -> bool:
         """Whether every attribute is one that an update could have written."""
         return all(
@@ -83,10 +89,11 @@ class Fold:
     shows, and those of which it shows `some` value.
     """
 
-    __slots__ = ("explained", "fence", "held", "last", "partition", "some")
+    __slots__ = ("at_home", "explained", "fence", "held", "last", "partition", "some")
 
-    def __init__(self, fence: Receipt) -> None:
+    def __init__(self, fence: Receipt, home: int) -> None:
         self.partition = fence.source.partition
+        self.at_home = self.partition == home
         self.fence = fence.offset
         self.held = self.last = self.some = 0
         self.explained = False
@@ -107,6 +114,10 @@ class Fold:
         first = spans[self.partition].start if self.partition in spans else 0
         return not self.explained and not 0 <= self.fence < first
 
+    def is_misplaced(self, spans: Spans) -> bool:
+        """Whether records are included that belong in another partition."""
+        return not self.at_home and not self.is_unexplained(spans)
+
 
 class History:
     """One patient's item, and what the records read so far say of it."""
@@ -114,8 +125,13 @@ class History:
     __slots__ = ("_digest", "_folds", "_noted", "_odd", "_shape", "_unfenced", "_whole")
 
     def __init__(self, shape: Shape, item: Item | None = None) -> None:
-        fences = list(_fences(item or {}))
-        folds = [Fold(f) for f in fences if f and f.source.topic_id == shape.topic_id]
+        fences = list(fence_places(item or {}))
+        home = -1 if item is None else shape.home(item)
+        folds = [
+            Fold(fence, home)
+            for fence in fences
+            if fence and fence.source.topic_id == shape.topic_id
+        ]
         self._shape = shape
         self._digest = None if item is None else shape.digest(item)
         self._odd = item is not None and not shape.explains(item)
@@ -141,6 +157,15 @@ class History:
                 return True
         return self._unfenced
 
+    def include_misplaced(self, place: Receipt) -> Finding | None:
+        """What a record outside the patient's partition makes of the item, if it is in.
+
+        An earlier release applied it: none is applied now.
+        """
+        if not self.include(place, {}, certain=False):
+            return None
+        return Finding.UNKNOWN if self._unfenced else Finding.DIVERGED
+
     def note(self, finding: Finding) -> None:
         """Keep what was found of a record that is not included."""
         self._noted |= {finding}
@@ -154,6 +179,9 @@ class History:
         found = {*self._noted}
         if any(fold.is_unexplained(spans) for fold in self._folds):
             found.add(Finding.UNKNOWN)
+        if any(fold.is_misplaced(spans) for fold in self._folds):
+            # Nothing kept the order of its records: no value proves it right.
+            return frozenset({*found, Finding.DIVERGED})
         truncated = any(fold.is_truncated(spans) for fold in self._folds)
         found |= self._judge(self._digest, self._whole and not truncated)
         return frozenset(found or {Finding.IN_ORDER})
@@ -177,17 +205,6 @@ class History:
             Finding.NOT_JUDGED: not whole,
         }
         return {finding for finding, is_so in judged.items() if is_so}
-
-
-def _fences(item: Item) -> Iterator[Receipt | None]:
-    """Where each of the item's fences stands; None for one that names no place."""
-    for name, value in item.items():
-        if name.startswith(FENCE_PREFIX):
-            topic_id, _, partition = name.removeprefix(FENCE_PREFIX).rpartition(":")
-            try:
-                yield Receipt(Source(topic_id, int(partition)), int(value["N"]))
-            except (KeyError, ValueError):
-                yield None
 
 
 def _hash(value: str | None) -> bytes:

@@ -8,7 +8,7 @@ calls nobody.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -145,6 +145,17 @@ def fences(item: Item) -> dict[str, int]:
         for name, value in item.items()
         if name.startswith(FENCE_PREFIX)
     }
+
+
+def fence_places(item: Item) -> Iterator[Receipt | None]:
+    """Where each of the item's fences stands; None for one that names no place."""
+    for name, value in item.items():
+        if name.startswith(FENCE_PREFIX):
+            topic_id, _, partition = name.removeprefix(FENCE_PREFIX).rpartition(":")
+            try:
+                yield Receipt(Source(topic_id, int(partition)), int(value["N"]))
+            except (KeyError, ValueError):
+                yield None
 
 
 def incarnation(table: TableDescriptionTypeDef) -> str:

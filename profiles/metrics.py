@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -20,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import REGISTRY
+
+from profiles.records import Code
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -38,7 +41,11 @@ applied = Counter("profile_updates_applied", "Writes that changed an item.")
 already = Counter("profile_updates_already_applied", "Writes that the fence refused.")
 coalesced = Counter("profile_updates_coalesced", "Updates folded into another's write.")
 retried = Counter("profile_writes_retried", "Writes that were left for a next attempt.")
-dead_lettered = Counter("profile_records_dead_lettered", "Records that are no update.")
+dead_lettered = Counter(
+    "profile_records_dead_lettered", "Records that are no update, by reason.", ["code"]
+)
+for _code in get_args(Code):
+    dead_lettered.labels(_code)  # from 0 on: an increase from nothing is not seen
 batch_records = Histogram(
     "profile_batch_records",
     "Records in a batch.",

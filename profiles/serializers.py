@@ -202,7 +202,7 @@ def parse_array(array: bytes, most: int) -> list[ProducerRecord] | None:
 
 
 def validate(record: Record) -> ProducerRecord:
-    """What a record of the topic would be, produced now; raises InvalidRecord."""
+    """What a record would be, produced now, wherever it stands; raises InvalidRecord."""
     value = records.value_of(record)
     try:
         valid = parse(value)
@@ -214,9 +214,13 @@ def validate(record: Record) -> ProducerRecord:
     return valid
 
 
-def decode(record: Record) -> Update:
-    """The update that a record holds; raises InvalidRecord."""
+def decode(record: Record, partitions: int) -> Update:
+    """The update that a record holds on a topic of so many partitions.
+
+    Raises InvalidRecord; Misplaced where the partition alone is wrong.
+    """
     valid = validate(record)
+    records.check_partition(record, valid.patient_id, partitions)
     fields = msgspec.json.decode(valid.value)
     del fields["PatientId"]
     return Update(valid.patient_id, fields)

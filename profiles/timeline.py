@@ -2,13 +2,14 @@
 
 In: the log, and how far the group and the item are; read in this order, so that no
 concurrent write looks like a loss: the committed offset, the item, the log. Out:
-entries. Reads the one partition of the key, backwards, within a budget. Never writes.
+entries. Reads the one partition of the key, backwards, within a budget: a record of the
+patient in another one is a dead letter. Never writes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -43,12 +44,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The entries of a stretch of one partition; `read` may be shorter than asked."""
+    """The entries of a stretch of one partition; `read` may be shorter than asked.
+
+    `strays` are the other partitions that the item includes records of.
+    """
 
     partition: int
     entries: list[Entry]
     read: range
     retained: range
+    strays: Sequence[int] = ()
 
     @property
     def cut(self) -> bool:
@@ -113,15 +118,24 @@ def read(
     if len(found) > budget.entries:
         found = found[: budget.entries]
         start = found[-1].offset
-    entries = [_entry(record, item, committed) for record in found]
-    return Timeline(partition, entries, range(start, end), retained)
+    partitions = log.topic.partitions
+    entries = [_entry(record, item, committed, partitions) for record in found]
+    strays = sorted(_included(item, log.topic.id) - {partition})
+    return Timeline(partition, entries, range(start, end), retained, strays)
 
 
-def _entry(record: Record, item: Item | None, committed: int) -> Entry:
+def _included(item: Item | None, topic_id: str) -> set[int]:
+    """The partitions of the topic that the item includes records of."""
+    places = items.fence_places(item or {})
+    sources = {place.source for place in places if place is not None}
+    return {source.partition for source in sources if source.topic_id == topic_id}
+
+
+def _entry(record: Record, item: Item | None, committed: int, partitions: int) -> Entry:
     place = Receipt(record.source, record.offset)
     passed = record.offset < committed
     try:
-        update = serializers.decode(record)
+        update = serializers.decode(record, partitions)
     except InvalidRecord as error:
         fate = Fate.DEAD_LETTERED if passed else Fate.WAITING
         return Entry(place, record.timestamp_ms, fate, reason=str(error))

@@ -36,6 +36,9 @@ READ_TIMEOUT_S = 5.0
 PATIENCE_S = 60.0
 """How long a broker's restart or a coordinator's move is sat out."""
 
+GROWN = "read a topic that was grown; KAFKA_PARTITIONS stays the count that it had"
+"""What the commands say of their option `--grown`."""
+
 
 class KafkaUnavailable(Exception):
     """Kafka does not answer: try again later."""
@@ -87,13 +90,14 @@ def _id(name: str, told: Uuid | None) -> str:
     )
 
 
-def expect(topic: Topic, partitions: int) -> Topic:
+def expect(topic: Topic, partitions: int, grown: bool = False) -> Topic:
     """The topic itself if it has this many partitions, else WrongTopic.
 
     The patient's partition is the key's hash modulo the count: another count breaks
-    the order of updates that are on the topic already.
+    the order of updates that are on the topic already. One that was `grown` may have
+    more, to be read to its end; its keys are placed by the count that it had.
     """
-    if topic.partitions != partitions:
+    if topic.partitions != partitions and not (grown and topic.partitions > partitions):
         raise WrongTopic(
             f"topic {topic.name} has {topic.partitions} partitions and "
             f"KAFKA_PARTITIONS is {partitions}: correct the setting, or, if the topic "
@@ -102,9 +106,10 @@ def expect(topic: Topic, partitions: int) -> Topic:
     return topic
 
 
-def configured(admin: AdminClient) -> Topic:
-    """The configured topic, as it is now and as it should be."""
-    return expect(describe(admin, settings.KAFKA_TOPIC), settings.KAFKA_PARTITIONS)
+def configured(admin: AdminClient, grown: bool = False) -> Topic:
+    """The configured topic, as it is now and as it should be, or `grown`."""
+    topic = describe(admin, settings.KAFKA_TOPIC)
+    return expect(topic, settings.KAFKA_PARTITIONS, grown)
 
 
 @cache
@@ -120,15 +125,16 @@ class Enquiry:
     while that one is down and the others would answer.
     """
 
-    def __init__(self, make: Callable[[], AdminClient]) -> None:
+    def __init__(self, make: Callable[[], AdminClient], grown: bool = False) -> None:
         self._make = make
+        self._grown = grown
         self._admin: AdminClient | None = None
 
     def __call__(self) -> Topic:
         """The topic; raises KafkaUnavailable or WrongTopic."""
         admin = self._admin = self._admin or self._make()
         try:
-            return configured(admin)
+            return configured(admin, self._grown)
         except KafkaUnavailable:
             self._admin = None
             raise

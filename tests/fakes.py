@@ -21,7 +21,8 @@ from profiles.records import Record
 from profiles.topics import Topic
 from profiles.updates import MergedUpdate, Source
 
-TOPIC = Topic("patient-profile", "topic-1", 12)
+TOPIC = Topic("patient-profile", "topic-1", 9)
+"""Of nine partitions: these put patient 1 into the first. Others there: f, n, q."""
 SOURCE = Source(TOPIC.id, 0)
 NOW_MS = 1_700_000_000_000
 

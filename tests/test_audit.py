@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping
+from itertools import count, islice
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from profiles.audit import Report, Sample, audit
 from profiles.histories import Finding
 from profiles.items import fence_name, iso_timestamp
 from profiles.management.commands.audit_profiles import as_json, as_text
-from profiles.records import InvalidRecord, Record
-from profiles.updates import Receipt, Source
+from profiles.records import InvalidRecord, Record, partition_of
+from profiles.updates import Receipt, Source, Update
 from tests.fakes import NOW_MS, TOPIC
 
 F = Finding
@@ -23,7 +24,7 @@ EARLIER = Source("an earlier topic", 0)
 
 
 class World:
-    """A topic of two partitions, a table, and a consumer that is done in steps."""
+    """Two of a topic's partitions, a table, and a consumer that is done in steps."""
 
     def __init__(self) -> None:
         self.log: dict[int, list[Record]] = {0: [], 1: []}
@@ -53,10 +54,20 @@ class World:
 
     def _apply(self, record: Record) -> None:
         try:
-            update = serializers.decode(record)
+            update = serializers.decode(record, TOPIC.partitions)
         except InvalidRecord:
             self.letters.add(Receipt(record.source, record.offset))
             return
+        self._merge(record, update)
+
+    def apply_as_earlier_releases(self, partition: int) -> None:
+        """Apply the next record, whatever its partition is."""
+        record = self.log[partition][self.applied[partition]]
+        self.applied[partition] += 1
+        body = json.loads(record.value or b"")
+        self._merge(record, Update(body.pop("PatientId"), body))
+
+    def _merge(self, record: Record, update: Update) -> None:
         item = self.table.setdefault(update.patient_id, {})
         item["PatientId"] = {"S": update.patient_id}
         item["UpdatedAt"] = {"S": iso_timestamp(record.timestamp_ms)}
@@ -97,7 +108,7 @@ class World:
 
 
 def report_of(world: World, sample: Sample | None = None) -> Report:
-    return audit(world, TOPIC.id, sample or Sample())
+    return audit(world, TOPIC.id, TOPIC.partitions, sample or Sample())
 
 
 def found(world: World) -> dict[Finding, list[str]]:
@@ -114,7 +125,7 @@ def world() -> World:
     """Two patients: one with a history, caught up; nothing is wrong."""
     world = World()
     world.post("1", FirstName="Ann", LastName="Lee", Phone="1")
-    world.post("2", FirstName="Bob")
+    world.post("f", FirstName="Bob")
     world.post("1", FirstName="Anna", Phone=None)
     world.post("1", LastName="Li")
     return world.catch_up()
@@ -124,7 +135,7 @@ FENCE = fence_name(Source(TOPIC.id, 0))
 
 
 def test_what_the_log_says_is_in_order(world):
-    assert found(world) == {F.IN_ORDER: ["1", "2"]}
+    assert found(world) == {F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
 
@@ -133,8 +144,8 @@ def test_what_the_log_says_is_in_order(world):
 
 def test_records_that_nobody_has_committed_are_behind(world):
     world.post("1", Phone="2")
-    world.post("3", Phone="2")
-    assert found(world) == {F.BEHIND: ["1", "3"], F.IN_ORDER: ["2"]}
+    world.post("n", Phone="2")
+    assert found(world) == {F.BEHIND: ["1", "n"], F.IN_ORDER: ["f"]}
     assert report_of(world).tallies[F.BEHIND].records == 2
     assert not report_of(world).damaged
 
@@ -142,7 +153,7 @@ def test_records_that_nobody_has_committed_are_behind(world):
 def test_an_update_that_is_applied_and_not_committed_is_in_order(world):
     world.post("1", Phone="2")
     world.apply()
-    assert found(world) == {F.IN_ORDER: ["1", "2"]}
+    assert found(world) == {F.IN_ORDER: ["1", "f"]}
 
 
 class Running(World):
@@ -155,7 +166,8 @@ class Running(World):
     def go_on(self) -> None:
         for _ in range(self.choose.randrange(8)):
             partition = self.choose.randrange(2)
-            actions = (self.update, self.update, self.apply, self.apply, self.garbage)
+            act = (self.update, self.apply)
+            actions = (*act, *act, self.garbage, self.stray)
             self.choose.choice(actions)(partition)
             if self.choose.random() < 0.3:
                 self.commit()
@@ -163,9 +175,12 @@ class Running(World):
     def update(self, partition: int) -> None:
         name = self.choose.choice(["FirstName", "LastName", "Phone"])
         value = self.choose.choice(["a", "b", None])
-        self.post(
-            f"{self.choose.randrange(4)} of {partition}", partition, **{name: value}
-        )
+        patient = self.choose.choice(["1fnq", "4lx"][partition])
+        self.post(patient, partition, **{name: value})
+
+    def stray(self, partition: int) -> None:
+        """An update in the other partition than its patient's."""
+        self.post(self.choose.choice(["4lx", "1fnq"][partition]), partition)
 
     def garbage(self, partition: int) -> None:
         self.produce(b"[", b"1", partition)
@@ -218,7 +233,7 @@ def test_an_earlier_value_is_stale(world, name, value):
     world.table["1"][name] = {"S": value}
     if value is None:
         del world.table["1"][name]
-    assert found(world) == {F.STALE: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.STALE: ["1"], F.IN_ORDER: ["f"]}
     assert report_of(world).damaged == 1
 
 
@@ -235,12 +250,12 @@ def test_an_earlier_value_is_stale(world, name, value):
 )
 def test_a_value_that_the_history_never_had_is_diverged(world, name, value):
     world.table["1"][name] = value
-    assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"]}
 
 
 def test_an_item_that_is_gone_is_lost(world):
     del world.table["1"]
-    assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["f"]}
     assert report_of(world).tallies[F.LOST].records == 3
 
 
@@ -248,7 +263,7 @@ def test_an_update_that_was_committed_and_not_applied_is_lost(world):
     world.post("1", Phone="2")
     world.applied[0] += 1
     world.commit()
-    assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["f"]}
 
 
 def test_a_restored_item_is_lost_where_it_ends(world):
@@ -256,7 +271,7 @@ def test_a_restored_item_is_lost_where_it_ends(world):
     world.post("1", Phone="2")
     world.catch_up()
     world.table["1"] = before
-    assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["f"]}
 
 
 def test_an_update_left_out_before_the_fence_is_stale(world):
@@ -264,7 +279,7 @@ def test_an_update_left_out_before_the_fence_is_stale(world):
     world.applied[0] += 1
     world.post("1", Email="a@example.org")
     world.catch_up()
-    assert found(world) == {F.STALE: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.STALE: ["1"], F.IN_ORDER: ["f"]}
 
 
 @pytest.mark.parametrize("fence", ["4", "99", "1", "-1", "1.5"])
@@ -284,12 +299,12 @@ def test_a_fence_of_a_partition_without_the_patient_is_unknown(world, name):
 
 def test_an_item_without_a_fence_is_unknown(world):
     world.table["9"] = {"PatientId": {"S": "9"}, "FirstName": {"S": "Eve"}}
-    assert found(world) == {F.UNKNOWN: ["9"], F.IN_ORDER: ["1", "2"]}
+    assert found(world) == {F.UNKNOWN: ["9"], F.IN_ORDER: ["1", "f"]}
 
 
 def test_an_item_whose_fence_was_taken_is_unknown_and_nothing_else(world):
     del world.table["1"][FENCE]
-    assert found(world) == {F.UNKNOWN: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.UNKNOWN: ["1"], F.IN_ORDER: ["f"]}
 
 
 def test_an_item_without_a_record_is_unknown(world):
@@ -304,7 +319,7 @@ def test_an_item_without_a_record_is_unknown(world):
 def test_a_record_that_is_no_update_is_dead_lettered(world):
     place = world.produce(b"[", b"1")
     world.catch_up()
-    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "2"]}
+    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
 
@@ -312,13 +327,13 @@ def test_one_that_was_committed_and_is_no_dead_letter_is_lost(world):
     place = world.produce(b"[", b"1")
     world.catch_up()
     world.letters.clear()
-    assert found(world) == {F.LOST: [str(place)], F.IN_ORDER: ["1", "2"]}
+    assert found(world) == {F.LOST: [str(place)], F.IN_ORDER: ["1", "f"]}
     assert report_of(world).damaged == 1
 
 
 def test_one_that_nobody_has_read_yet_is_behind(world):
     place = world.produce(b"[", b"1")
-    assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "2"]}
+    assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "f"]}
 
 
 @pytest.mark.parametrize("applied", [True, False], ids=["rebuilt", "left out"])
@@ -332,7 +347,7 @@ def test_an_update_that_was_a_dead_letter_once_may_be_in_the_item_or_not(
         world.post("1", LastName="Lu")
     world.catch_up()
     world.letters.add(place)
-    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "2"]}
+    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
 
 
 # What can't be judged whole
@@ -340,48 +355,123 @@ def test_an_update_that_was_a_dead_letter_once_may_be_in_the_item_or_not(
 
 def test_a_history_that_begins_before_the_log_is_not_judged(world):
     world.low[0] = 2
-    assert found(world) == {F.NOT_JUDGED: ["1", "2"]}
+    assert found(world) == {F.NOT_JUDGED: ["1", "f"]}
 
 
 def test_an_item_at_rest_before_the_log_is_not_judged_and_its_next_update_is(world):
     world.low[0] = 4
     world.post("1", Phone="2")
-    world.post("2", Phone="2")
+    world.post("f", Phone="2")
     world.apply()
-    assert found(world) == {F.NOT_JUDGED: ["1", "2"], F.BEHIND: ["2"]}
+    assert found(world) == {F.NOT_JUDGED: ["1", "f"], F.BEHIND: ["f"]}
     world.applied[0] = 6
     world.commit()
-    assert found(world)[F.LOST] == ["2"]
+    assert found(world)[F.LOST] == ["f"]
 
 
 def test_what_the_retained_records_settle_is_judged(world):
     world.low[0] = 2
     world.table["1"]["LastName"] = {"S": "Eve"}
-    assert found(world) == {F.NOT_JUDGED: ["1", "2"], F.DIVERGED: ["1"]}
+    assert found(world) == {F.NOT_JUDGED: ["1", "f"], F.DIVERGED: ["1"]}
 
 
 def test_an_item_of_an_earlier_topic_is_not_judged_and_not_unknown(world):
     old = {"PatientId": {"S": "9"}, "FirstName": {"S": "Old"}}
     world.table["9"] = {**old, fence_name(EARLIER): {"N": "5000"}}
-    assert found(world) == {F.IN_ORDER: ["1", "2"], F.NOT_JUDGED: ["9"]}
+    assert found(world) == {F.IN_ORDER: ["1", "f"], F.NOT_JUDGED: ["9"]}
 
 
 def test_an_item_that_went_on_with_this_topic_is_judged_as_far_as_it_tells(world):
     world.table["1"][fence_name(EARLIER)] = {"N": "5000"}
     world.table["1"]["Email"] = {"S": "of@before.example"}
-    assert found(world) == {F.NOT_JUDGED: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.NOT_JUDGED: ["1"], F.IN_ORDER: ["f"]}
     world.table["1"]["FirstName"] = {"S": "Ann"}
     assert found(world)[F.STALE] == ["1"]
 
 
-def test_a_patient_in_two_partitions_may_show_the_last_value_of_either(world):
-    world.post("1", 1, FirstName="Anke", Email="a@example.org")
+# Outside the patient's partition
+
+
+def test_one_that_is_on_the_dead_letter_topic_is_a_dead_letter(world):
+    place = world.post("1", 1, FirstName="Anke")
     world.catch_up()
-    assert found(world) == {F.IN_ORDER: ["1", "2"]}
-    world.table["1"]["FirstName"] = {"S": "Anna"}
-    assert found(world) == {F.IN_ORDER: ["1", "2"]}
-    world.table["1"]["FirstName"] = {"S": "Ann"}
-    assert found(world) == {F.STALE: ["1"], F.IN_ORDER: ["2"]}
+    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert not report_of(world).damaged
+
+
+def test_one_that_nobody_has_read_yet_is_behind_and_damages_nothing(world):
+    place = world.post("1", 1, FirstName="Anke")
+    assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "f"]}
+
+
+def test_one_that_was_committed_and_is_neither_applied_nor_a_dead_letter_is_lost(world):
+    place = world.post("1", 1, FirstName="Anke")
+    world.catch_up()
+    world.letters.clear()
+    assert found(world) == {F.LOST: [str(place)], F.IN_ORDER: ["1", "f"]}
+
+
+@pytest.mark.parametrize("fields", [{}, {"FirstName": "Anke"}, {"FirstName": "Ann"}])
+@pytest.mark.parametrize("newest", [True, False], ids=["last", "overwritten"])
+@pytest.mark.parametrize("replayed", [True, False], ids=["replayed", "as it was"])
+def test_an_item_that_includes_one_of_an_earlier_release_is_diverged(
+    world, fields, newest, replayed
+):
+    """Whichever of the two came last: nothing kept their order."""
+    place = world.post("1", 1, **fields)
+    world.apply_as_earlier_releases(1)
+    if not newest:
+        world.post("1", FirstName="Anna")
+    world.catch_up()
+    if replayed:  # this release has read it, too
+        world.letters.add(place)
+    dead = {F.DEAD_LETTERED: [str(place)]} if replayed else {}
+    assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"], **dead}
+    assert report_of(world).damaged == 1
+    assert report_of(world).tallies[F.DIVERGED].records == (not replayed)
+
+
+def test_an_item_of_nothing_else_is_diverged(world):
+    world.post("q", 1, FirstName="Quin")
+    world.apply_as_earlier_releases(1)
+    world.commit()
+    assert found(world) == {F.DIVERGED: ["q"], F.IN_ORDER: ["1", "f"]}
+
+
+def test_an_item_that_includes_one_is_diverged_though_the_log_has_lost_it(world):
+    world.post("1", 1, FirstName="Anke")
+    world.apply_as_earlier_releases(1)
+    world.commit()
+    world.low[1] = 1
+    assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"]}
+
+
+def test_one_after_those_that_an_item_includes_is_a_dead_letter_of_its_own(world):
+    world.post("1", 1, FirstName="Anke")
+    world.apply_as_earlier_releases(1)
+    place = world.post("1", 1, FirstName="Anni")
+    world.catch_up()
+    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["f"]}
+    assert found(world) == expected
+
+
+def test_no_update_of_its_own_right_beside_one_is_a_dead_letter_as_ever(world):
+    """Below the fence there, and nothing that an earlier release applied either."""
+    place = world.produce(b"[", b"1", 1)
+    world.apply(1)
+    world.post("1", 1, FirstName="Anke")
+    world.apply_as_earlier_releases(1)
+    world.commit()
+    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["f"]}
+    assert found(world) == expected
+
+
+def test_where_no_fence_can_be_read_nothing_is_said_of_one(world):
+    world.post("1", 1, FirstName="Anke")
+    world.apply_as_earlier_releases(1)
+    world.commit()
+    world.table["1"] = {n: v for n, v in world.table["1"].items() if n[0] != "_"}
+    assert found(world) == {F.UNKNOWN: ["1"], F.IN_ORDER: ["f"]}
 
 
 # The report
@@ -389,8 +479,10 @@ def test_a_patient_in_two_partitions_may_show_the_last_value_of_either(world):
 
 def test_the_shares_are_stable_and_together_the_whole():
     world = World()
-    for number in range(200):
-        world.post(f"patient {number}", FirstName="A")
+    numbers = (f"patient {number}" for number in count())
+    at_home = (p for p in numbers if partition_of(p, TOPIC.partitions) == 0)
+    for patient in islice(at_home, 200):
+        world.post(patient, FirstName="A")
     world.catch_up()
     shares = [Sample(parts, 8) for parts in range(1, 9)]
     patients = [{*report_of(world, s).tallies[F.IN_ORDER].patients} for s in shares]

@@ -257,7 +257,7 @@ def test_consuming_without_kafka_says_how_to_start_it(no_kafka):
 
 
 def test_consuming_without_the_topic_says_how_to_make_it(monkeypatch):
-    def configured(admin):
+    def configured(admin, grown):
         raise TopicMissing("create it with `python manage.py provision`")
 
     monkeypatch.setattr(topics, "configured", configured)

@@ -205,7 +205,7 @@ def test_samples_are_kept_for_some_minutes(flow, monkeypatch):
 
 def test_a_recreated_topic_begins_a_new_chart(flow, monkeypatch):
     flow.read()
-    recreated = topics.Topic(TOPIC.name, "topic-2", 12)
+    recreated = topics.Topic(TOPIC.name, "topic-2", TOPIC.partitions)
     monkeypatch.setattr(topics, "configured", lambda admin: recreated)
     assert len(flow.read().samples) == 1
 

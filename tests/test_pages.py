@@ -162,7 +162,7 @@ def test_an_unknown_patient_is_a_404_page(dynamodb, story):
     story()
     response = browse("/profiles/nobody/")
     assert response.status_code == 404
-    assert "no record on the topic" in response.content.decode()
+    assert "no record in its partition on the topic, 3," in response.content.decode()
 
 
 def test_an_unknown_patient_of_a_log_that_was_cut_can_be_looked_for_further(

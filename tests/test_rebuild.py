@@ -58,7 +58,7 @@ def consuming(monkeypatch):
     reached = {"end": True}
 
     def handle(self: Any, **options: Any) -> None:
-        assert options == {"until_caught_up": True}
+        assert options == {"until_caught_up": True, "grown": False}
         self._over = reached["end"]
 
     monkeypatch.setattr(consume_profiles.Command, "handle", handle)

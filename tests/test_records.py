@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from profiles import items, records, serializers
-from profiles.records import InvalidRecord, NotStrictJSON
-from profiles.updates import Update
-from tests.fakes import record_of
+from profiles.records import InvalidRecord, Misplaced, NotStrictJSON
+from profiles.updates import Source, Update
+from tests.fakes import TOPIC, record_of
 
 YEAR_10000_MS = 253_402_300_800_000
+PARTITIONS = TOPIC.partitions
 
 NOT_JSON = {
     "an empty value": b"",
@@ -47,7 +50,7 @@ def test_what_is_not_strict_json_is_refused(body):
     with pytest.raises(NotStrictJSON):
         records.load_json(body)
     with pytest.raises(InvalidRecord) as refused:
-        serializers.decode(record_of(body))
+        serializers.decode(record_of(body), PARTITIONS)
     assert refused.value.code == "not_json"
 
 
@@ -164,6 +167,7 @@ BAD_RECORDS = {
         record_of(b'{"PatientId":"1","Shoe":"44"}'),
         record_of(b'{"PatientId":"1","FirstName":5}'),
     ],
+    "wrong_partition": [record_of(b'{"PatientId":"2"}', b"2")],
 }
 
 
@@ -173,14 +177,54 @@ BAD_RECORDS = {
 )
 def test_a_record_that_is_no_update_says_why(code, record):
     with pytest.raises(InvalidRecord) as refused:
-        serializers.decode(record)
+        serializers.decode(record, PARTITIONS)
     assert refused.value.code == code
+    elsewhere = replace(record, source=Source(TOPIC.id, 5))
+    with pytest.raises(InvalidRecord) as refused:
+        serializers.decode(elsewhere, PARTITIONS)
+    assert refused.value.code == code
+
+
+def test_every_reason_is_tried():
+    assert {*BAD_RECORDS, "not_json"} == {*get_args(records.Code)}
+
+
+@pytest.mark.parametrize("partition", range(PARTITIONS))
+def test_a_record_is_an_update_in_the_partition_of_its_key_and_nowhere_else(partition):
+    for patient in ("1", "2", "a/b", "患者", "x" * 128):
+        value = json.dumps({"PatientId": patient}).encode()
+        record = record_of(value, patient.encode())
+        record = replace(record, source=Source(TOPIC.id, partition))
+        home = records.partition_of(patient, PARTITIONS)
+        if partition == home:
+            assert serializers.decode(record, PARTITIONS) == Update(patient, {})
+            continue
+        says = rf"in partition {partition}, and its key belongs in {home}$"
+        with pytest.raises(Misplaced, match=says):
+            serializers.decode(record, PARTITIONS)
+        assert serializers.validate(record).patient_id == patient
+
+
+# From Kafka's own test of its murmur2, as Java's signed integers.
+KAFKAS_HASHES = {
+    "21": -973932308,
+    "foobar": -790332482,
+    "a-little-bit-long-string": -985981536,
+    "a-little-bit-longer-string": -1486304829,
+    "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+    "abc": 479470107,
+}
+
+
+@pytest.mark.parametrize("key", KAFKAS_HASHES)
+def test_a_key_belongs_where_kafkas_own_hash_puts_it(key):
+    assert records.partition_of(key, 2**31) == KAFKAS_HASHES[key] & 0x7FFFFFFF
 
 
 @pytest.mark.parametrize("moment", [0, 1, YEAR_10000_MS - 1])
 def test_timestamps_from_1970_to_the_end_of_year_9999_are_dates(moment):
     record = record_of(b'{"PatientId":"1"}', timestamp_ms=moment)
-    merged = record.merged(serializers.decode(record))
+    merged = record.merged(serializers.decode(record, PARTITIONS))
     assert items.iso_timestamp(merged.timestamp_ms).endswith("+00:00")
 
 
@@ -191,7 +235,7 @@ def test_the_last_moment_of_year_9999_is_written_to_the_millisecond():
 def test_a_value_of_exactly_the_limit_is_read():
     body = b'{"PatientId":"1"}'
     record = record_of(b" " * (records.MAX_VALUE_BYTES - len(body)) + body)
-    assert serializers.decode(record) == Update("1", {})
+    assert serializers.decode(record, PARTITIONS) == Update("1", {})
 
 
 def test_why_a_record_is_invalid_never_quotes_a_value():
@@ -205,7 +249,7 @@ def test_why_a_record_is_invalid_never_quotes_a_value():
     ]
     for body in bodies:
         with pytest.raises(InvalidRecord) as refused:
-            serializers.decode(record_of(body))
+            serializers.decode(record_of(body), PARTITIONS)
         assert "Secret" not in str(refused.value)
 
 

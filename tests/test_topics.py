@@ -19,12 +19,14 @@ from tests.fakes import TOPIC, FakeAdmin, FakeMessage, message
 
 
 @pytest.fixture
-def admin():
+def admin(settings):
     """A cluster with the topic."""
     from profiles.provision import provision_topic, topic_plans
 
+    settings.KAFKA_PARTITIONS = TOPIC.partitions
     admin: Any = FakeAdmin()
-    [*provision_topic(admin, topic_plans(TOPIC.name, "dlq", 12, -1)[0])]
+    plan = topic_plans(TOPIC.name, "dlq", TOPIC.partitions, -1)[0]
+    [*provision_topic(admin, plan)]
     return admin
 
 
@@ -50,7 +52,7 @@ def test_a_topic_that_is_not_told_is_an_error_that_says_what_to_do(
 
 def test_another_partition_count_is_a_wrong_topic(admin, settings):
     settings.KAFKA_PARTITIONS = 24
-    with pytest.raises(WrongTopic, match=r"12 partitions .* KAFKA_PARTITIONS is 24"):
+    with pytest.raises(WrongTopic, match=r"9 partitions .* KAFKA_PARTITIONS is 24"):
         topics.configured(admin)
 
 
@@ -91,7 +93,7 @@ def watch(monkeypatch):
 
 
 def test_a_watch_tells_the_topic_as_it_last_was(watch):
-    recreated = Topic(TOPIC.name, "topic-2", 12)
+    recreated = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
     seen = watch(TOPIC, recreated)
     seen._look()
     assert seen.current() == TOPIC

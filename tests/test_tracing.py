@@ -122,7 +122,7 @@ def test_what_kafka_takes_in_part_is_counted_as_both(monkeypatch):
 def test_folded_updates_are_counted():
     before = figure("profile_updates_coalesced_total")
     records = [record_of(b'{"PatientId":"1"}', offset=offset) for offset in range(3)]
-    batches.read_batch(records)
+    batches.read_batch(records, 1)
     assert figure("profile_updates_coalesced_total") == before + 2
 
 

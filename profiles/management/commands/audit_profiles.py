@@ -43,12 +43,13 @@ class Command(BaseCommand):
             metavar="N/M",
             help="a stable share of the patients, so that memory stays bounded",
         )
+        parser.add_argument("--grown", action="store_true", help=topics.GROWN)
         parser.add_argument("--json", action="store_true", help="everything, as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Audit the configured table against the configured topic."""
         try:
-            report = self._audit(options["sample"])
+            report = self._audit(options["sample"], options["grown"])
         except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
             raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
         except (StoreUnavailable, StoreAway, StoreRefused) as error:
@@ -63,11 +64,11 @@ class Command(BaseCommand):
                 "what each class means and what to do."
             )
 
-    def _audit(self, share: Sample) -> Report:
+    def _audit(self, share: Sample, grown: bool) -> Report:
         admin = connections.admin()
-        topic = topics.configured(admin)
-        report = audit(_System(topic), topic.id, share)
-        if topics.configured(admin).id != topic.id:
+        topic = topics.configured(admin, grown)
+        report = audit(_System(topic), topic.id, settings.KAFKA_PARTITIONS, share)
+        if topics.configured(admin, grown).id != topic.id:
             raise LogMoved(f"topic {topic.name} was recreated meanwhile: audit again")
         return report
 

@@ -45,11 +45,13 @@ class Command(BaseCommand):
             action="store_true",
             help="end with exit code 0 once every partition is read to its end",
         )
+        parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Consume; begin anew where the topic was recreated or the table replaced."""
         self._consumer: ProfileConsumer | None = None
         self._stopped = False
+        self._grown = options["grown"]
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         if settings.METRICS_PORT:
@@ -76,7 +78,8 @@ class Command(BaseCommand):
 
     def _look_for_kafka(self) -> None:
         try:
-            topics.configured(connections.admin())
+            topic = topics.configured(connections.admin(), self._grown)
+            self._partitions = range(topic.partitions)
         except topics.TopicMissing:
             raise
         except topics.KafkaUnavailable as error:
@@ -112,7 +115,8 @@ class Command(BaseCommand):
             return True
         consumer = self._consumer = ProfileConsumer(
             connections.consumer,
-            topics.Enquiry(connections.admin),
+            topics.Enquiry(connections.admin, self._grown),
+            settings.KAFKA_PARTITIONS,
             store,
             partial(_told, table),
             table.apply,
@@ -134,7 +138,7 @@ class Command(BaseCommand):
         group = connections.group_reader()
 
         def caught_up() -> bool:
-            others = set(range(settings.KAFKA_PARTITIONS)) - consumer.owned
+            others = set(self._partitions) - consumer.owned
             return consumer.caught_up and (
                 not others or topics.all_read(group, settings.KAFKA_TOPIC, others)
             )

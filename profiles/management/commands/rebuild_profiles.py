@@ -38,6 +38,7 @@ class Command(consume_profiles.Command):
         parser.add_argument(
             "--group", help="the group that will serve it (default: profiles-TABLE)"
         )
+        parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Become a process that is configured for the table; make it, and fill it."""
@@ -46,7 +47,7 @@ class Command(consume_profiles.Command):
             _restart(_environ(table, options["group"]))
         self._over = False
         call_command("provision", stdout=self.stdout)
-        super().handle(until_caught_up=True)
+        super().handle(until_caught_up=True, grown=options["grown"])
         if not self._over:
             raise CommandError("Stopped before the end: run it again to go on.")
         self.stdout.write(_done(table, settings.KAFKA_GROUP_ID))
@@ -54,7 +55,8 @@ class Command(consume_profiles.Command):
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
         """As for every consumer, with a progress bar on a terminal."""
         is_over = super().caught_up(consumer)
-        log = Log(connections.group_reader(), topics.configured(connections.admin()))
+        topic = topics.configured(connections.admin(), self._grown)
+        log = Log(connections.group_reader(), topic)
         records = sum(map(len, log.spans().values()))
         store = Table(connections.dynamodb(), settings.DYNAMODB_TABLE).identity()
         progress = Progress(sys.stderr, records, "records")
