@@ -22,6 +22,7 @@ from django.conf import settings
 from profiles import connections, topics
 from profiles.logs import Log, LogMoved
 from profiles.lookups import StoreUnavailable, profiles
+from profiles.records import WRONG_PARTITION
 from profiles.redrive import DeadLetters, Letter
 from profiles.topics import KafkaUnavailable, Topic, WrongTopic
 from profiles.updates import Receipt
@@ -238,6 +239,14 @@ class KeptLetters:
     letters: Sequence[Letter]
     redriven: Mapping[Receipt, str]
     retained: int
+
+    @property
+    def misplaced(self) -> int:
+        """How many of these stood outside their patient's partition, and still wait."""
+        return sum(
+            letter.code == WRONG_PARTITION and letter.place not in self.redriven
+            for letter in self.letters
+        )
 
 
 class LettersReader(KafkaReader[KeptLetters]):

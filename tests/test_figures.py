@@ -13,9 +13,11 @@ from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from django.test import Client
 
 from profiles import figures, topics
-from profiles.figures import FlowReader, Observer, PartitionFigures
+from profiles.figures import FlowReader, KeptLetters, Observer, PartitionFigures
 from profiles.logs import Log
+from profiles.redrive import Letter
 from profiles.topics import Group, KafkaUnavailable
+from profiles.updates import Receipt, Source
 from tests.engines.process import wait_until
 from tests.fakes import TOPIC, Answer
 
@@ -271,3 +273,26 @@ def test_the_page_says_where_owners_are_not_told(page, flow):
     content = page(flow=flow.read())
     assert "does not tell who owns" in content
     assert "not told" in content
+
+
+def letter(offset, code):
+    place = Receipt(Source(TOPIC.id, 0), offset)
+    kept = Receipt(Source("dead letters", 0), offset)
+    return Letter(place, TOPIC.name, 0, code, "why", kept, 1_700_000_000_000)
+
+
+def test_the_page_says_how_many_dead_letters_are_misplaced_and_what_that_means(page):
+    letters = [letter(offset, "wrong_partition") for offset in range(30)]
+    letters += [letter(30, "not_json")]
+    redriven = {letters[0].place: "a receipt"}
+    content = page(letters=KeptLetters(letters, redriven, 500))
+    assert "29 of the newest 31 stood outside their patient's partition" in content
+    assert "partitioner=murmur2_random" in content
+
+
+def test_the_page_says_nothing_of_misplaced_dead_letters_where_there_are_none(page):
+    letters = [letter(1, "wrong_partition"), letter(2, "not_json")]
+    redriven = {letters[0].place: "a receipt"}
+    content = page(letters=KeptLetters(letters, redriven, 2))
+    assert "not_json" in content
+    assert "partitioner=" not in content
