@@ -65,9 +65,15 @@ def letters(log) -> DeadLetters:
     return DeadLetters(log)
 
 
-def put(log: FakeLog, value: bytes | None, offset: int = 0, **more: Any) -> Record:
+def put(
+    log: FakeLog,
+    value: bytes | None,
+    offset: int = 0,
+    reason: InvalidRecord = REASON,
+    **more: Any,
+) -> Record:
     record = record_of(value, offset=offset, **more)
-    assert log.topic.put([DeadLetter(record, REASON)]) == []
+    assert log.topic.put([DeadLetter(record, reason)]) == []
     return record
 
 
@@ -181,8 +187,9 @@ class FakePublisher:
 
 
 @pytest.fixture
-def kafka(log, monkeypatch):
+def kafka(log, monkeypatch, settings):
     """The command on the fake log."""
+    settings.KAFKA_PARTITIONS = TOPIC.partitions
     monkeypatch.setattr(connections, "admin", lambda: None)
     monkeypatch.setattr(connections, "group_reader", lambda: None)
     monkeypatch.setattr(connections, "dead_letter_producer", lambda: log)
@@ -236,6 +243,41 @@ def test_redrive_sends_what_is_valid_now_once_and_only_when_told_to(log, kafka):
     assert "0 of 1 dead letters" in run("redrive", "--yes")
     assert len(kafka.published) == 1
     assert "redriven as topic-1.3.101" in run("list")
+
+
+ELSEWHERE = b'{"PatientId": "2", "FirstName": "Bob"}'
+"""In partition 0, where patient 2 is not at home."""
+
+MISPLACED = InvalidRecord("wrong_partition", "in partition 0, and its key belongs in 2")
+
+
+@pytest.mark.parametrize("reason", [MISPLACED, REASON], ids=lambda reason: reason.code)
+def test_redrive_leaves_out_what_stood_in_another_partition_and_says_so(
+    log, kafka, reason
+):
+    put(log, VALID, 7)
+    put(log, ELSEWHERE, 8, key=b"2", reason=reason)
+    told = run("redrive", "--yes")
+    assert "1 of 2 dead letters are valid now" in told
+    assert "1 more are left out" in told
+    assert "outside their patient's partition" in told
+    assert [update.patient_id for update in kafka.published] == ["1"]
+
+
+def test_redrive_leaves_out_what_was_judged_by_another_partition_count(log, kafka):
+    """Here the right one: its patient's later updates were applied where it stood."""
+    put(log, VALID, 7, reason=MISPLACED)
+    assert "1 more are left out" in run("redrive", "--yes")
+    assert kafka.published == []
+
+
+def test_one_that_stood_in_another_partition_is_redriven_by_its_place(log, kafka):
+    put(log, ELSEWHERE, 8, key=b"2", reason=MISPLACED)
+    told = run("redrive", "topic-1.0.8", "--yes")
+    assert "1 of 1 dead letters are valid now" in told
+    assert "newer than all" in told
+    assert "topic-1.0.8 redriven as topic-1.3.101" in told
+    assert "left out" not in run("redrive", "--yes")
 
 
 def test_redrive_can_be_for_one_letter(log, kafka):

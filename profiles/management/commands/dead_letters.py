@@ -14,13 +14,23 @@ from profiles import connections, serializers, topics
 from profiles.dead_letters import DeadLetterTopic
 from profiles.logs import Log, LogMoved
 from profiles.producer import NotAcknowledged, Publisher
-from profiles.records import InvalidRecord, ProducerRecord, Record
+from profiles.records import (
+    WRONG_PARTITION,
+    InvalidRecord,
+    ProducerRecord,
+    Record,
+    partition_of,
+)
 from profiles.redrive import DeadLetters, Letter, NotMarked, redrive
 
 NEWER = (
     "A redriven update is a new update: it is newer than all of its patient so far, "
     "also than those that were posted after the dead letter. A second redrive leaves "
     "it out; only a crash between its publication and the note of it may repeat one."
+)
+MISPLACED = (
+    "{number} more are left out: they stood outside their patient's partition, so newer "
+    "updates may have been applied since. `redrive PLACE` sends one of them all the same."
 )
 
 
@@ -79,8 +89,11 @@ class Command(BaseCommand):
     def _redrive(self, place: str | None, yes: bool, **options: Any) -> None:
         """Validate again, and publish what is an update after all."""
         chosen = [self._find_open(place)] if place else self._letters.open
-        valid = [*self._updates(chosen)]
+        updates = [*self._updates(chosen)]
+        valid = [each for each in updates if place or not _is_misplaced(*each)]
         self.stdout.write(f"{len(valid)} of {len(chosen)} dead letters are valid now.")
+        if left := len(updates) - len(valid):
+            self.stdout.write(MISPLACED.format(number=left))
         if not valid:
             return
         self.stdout.write(NEWER)
@@ -140,6 +153,12 @@ class Command(BaseCommand):
             f"written {letter.copies} times" if letter.copies > 1 else "written once",
             f"redriven as {redriven}" if redriven else "not redriven",
         ]
+
+
+def _is_misplaced(letter: Letter, update: ProducerRecord) -> bool:
+    """Whether it was a dead letter for its partition, or would be one now."""
+    home = partition_of(update.patient_id, settings.KAFKA_PARTITIONS)
+    return letter.code == WRONG_PARTITION or letter.place.source.partition != home
 
 
 def _sizes(record: Record) -> Iterator[str]:
