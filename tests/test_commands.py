@@ -147,6 +147,7 @@ class FakeConsumer:
     owned: frozenset[int] = frozenset()
 
     def __init__(self, *partners: Any) -> None:
+        self.partitions = partners[2]
         self.stopped = 0
         self.until: Any = None
         self.made.append(self)
@@ -249,6 +250,28 @@ def test_until_caught_up_is_over_when_every_partition_is_read(
         run("consume_profiles", "--until-caught-up")  # the fake's run ends by SIGTERM
     assert consumers.made[0].until() is over
     assert all(asked)
+
+
+def test_a_grown_topic_is_consumed_by_the_count_that_it_had_where_it_is_asked_for(
+    consumers, settings, monkeypatch
+):
+    def all_read(group, topic, partitions):
+        asked.append(partitions)
+        return True
+
+    asked: list[object] = []
+    monkeypatch.setattr(topics, "all_read", all_read)
+    monkeypatch.setattr(connections, "group_reader", lambda: None)
+    monkeypatch.setattr(consumers, "caught_up", True)
+    settings.KAFKA_PARTITIONS = 6
+    with pytest.raises(CommandError, match="12 partitions and KAFKA_PARTITIONS is 6"):
+        run("consume_profiles", "--until-caught-up")
+    with pytest.raises(CommandError, match="Stopped before everything was read"):
+        run("consume_profiles", "--until-caught-up", "--grown")
+    (made,) = consumers.made
+    assert made.partitions == 6
+    assert made.until()
+    assert asked == [{*range(12)}]
 
 
 def test_consuming_without_kafka_says_how_to_start_it(no_kafka):

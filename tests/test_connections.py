@@ -8,8 +8,9 @@ from threading import get_ident
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from confluent_kafka import KafkaError, Message, Producer
 
-from profiles import connections
+from profiles import connections, records
 
 REGION = "eu-central-1"
 KINDS = {
@@ -155,3 +156,27 @@ def test_the_producer_never_numbers_updates_anew(monkeypatch):
     config = made(monkeypatch, connections.producer, "Producer")
     assert config["delivery.timeout.ms"] == 2**31 - 1
     assert config["enable.gapless.guarantee"] is True
+
+
+def test_what_the_producer_puts_on_the_topic_stands_where_it_belongs(settings):
+    """librdkafka's hash and ours agree: no accepted update is a dead letter."""
+    cluster = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1})
+    (broker,) = cluster.list_topics(timeout=10).brokers.values()
+    settings.KAFKA_BOOTSTRAP_SERVERS = f"{broker.host}:{broker.port}"
+    producer = connections.producer()
+    partitions = len(producer.list_topics("t", timeout=10).topics["t"].partitions)
+    patients = [str(n) for n in range(500)]
+    patients += ["a/b", "\N{LATIN SMALL LETTER E WITH ACUTE}", "\N{GRINNING FACE}" * 32]
+    patients += ["x" * length for length in range(1, 129)]
+    stands: dict[str, int | None] = {}
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        assert error is None
+        stands[(message.key() or b"").decode()] = message.partition()
+
+    for patient in patients:
+        producer.produce("t", b"{}", patient.encode(), on_delivery=delivered)
+    assert producer.flush(20) == 0
+    assert partitions > 1
+    assert stands == {p: records.partition_of(p, partitions) for p in patients}
+    cluster.flush(1)

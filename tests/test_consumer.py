@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import pairwise
 from threading import Event
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
@@ -25,6 +25,7 @@ from profiles.consumer import (
     RecordsMissing,
     StartOver,
 )
+from profiles.records import Code
 from profiles.topics import KafkaUnavailable, Topic
 from profiles.upserts import StoreRefused, Table
 from tests.fakes import (
@@ -257,6 +258,31 @@ def test_a_record_without_a_moment_is_a_dead_letter(world, timestamp):
     w = world([FakeMessage(0, b'{"PatientId":"1"}', timestamp=timestamp)])
     w.turn()
     assert w.letters == [(0, "bad_timestamp")]
+
+
+def test_an_update_outside_its_patients_partition_is_a_dead_letter(world):
+    w = world([message(0, FirstName="John"), message(1, "5", FirstName="Jane")])
+    w.turn()
+    assert w.letters == [(1, "wrong_partition")]
+    assert {*w.table.items} == {"1"}
+    assert w.kafka.commits == [{0: 2}]
+
+
+def dead_lettered(code: str) -> float:
+    labels = {"code": code}
+    counted = REGISTRY.get_sample_value("profile_records_dead_lettered_total", labels)
+    assert counted is not None  # before there is any, too
+    return counted
+
+
+def test_dead_letters_are_counted_by_reason_once_they_are_acknowledged(world):
+    before = {code: dead_lettered(code) for code in get_args(Code)}
+    w = world([FakeMessage(0, b"{"), message(1, "5"), message(2, "9")])
+    w.letters_refused = 1
+    w.turn()
+    after = {code: dead_lettered(code) - before[code] for code in before}
+    grown = {code: times for code, times in after.items() if times}
+    assert grown == {"not_json": 1, "wrong_partition": 2}
 
 
 def test_a_dead_letter_that_is_not_acknowledged_commits_nothing(world):

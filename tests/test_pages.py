@@ -49,10 +49,11 @@ def kafka(monkeypatch):
 def story(monkeypatch):
     """Lets the log hold these entries of whatever patient is asked for."""
 
-    def tell(*entries, read=range(100)):
+    def tell(*entries, read=range(100), strays=()):
         def read_timeline(patient_id, before):
             item = lookups.profiles().get(patient_id)
-            return item, timeline.Timeline(3, [*entries], read, range(100))
+            told = timeline.Timeline(3, [*entries], read, range(100), strays)
+            return item, told
 
         monkeypatch.setattr(pages, "_read_timeline", read_timeline)
 
@@ -203,6 +204,16 @@ def test_a_timeline_that_was_cut_says_so_and_goes_on(store, story):
     content = browse("/profiles/1/").content.decode()
     assert "Cut here" in content
     assert 'href="?before=40"' in content
+
+
+def test_an_item_that_includes_updates_of_another_partition_says_so(store, story):
+    store("1")
+    story(entry(99, timeline.Fate.APPLIED))
+    content = browse("/profiles/1/").content.decode()
+    assert "no record of this patient belongs" not in content
+    story(entry(99, timeline.Fate.APPLIED), strays=[5, 7])
+    content = browse("/profiles/1/").content.decode()
+    assert "includes updates from partition 5, 7, where no record" in content
 
 
 def test_without_kafka_the_detail_shows_the_item_and_says_so(store):

@@ -104,6 +104,14 @@ def test_the_fence_of_another_topic_applies_nothing():
     assert read(FakeLog(A), item).entries[0].fate is Fate.WAITING
 
 
+def test_other_partitions_that_the_item_includes_records_of_are_told():
+    item = item_up_to(1)
+    assert read(FakeLog(A, A), item).strays == []
+    item |= {f"_fence:{TOPIC.id}:{n}": {"N": "5"} for n in (7, 4)}
+    item |= {"_fence:topic-0:8": {"N": "5"}, "_fence:x": {"N": "5"}}
+    assert read(FakeLog(A, A), item).strays == [4, 7]
+
+
 def test_reading_goes_backwards_until_the_records_are_spent_and_says_so():
     log = FakeLog(*[A] * 5000)
     story = read(log, budget=Budget(records=1000, entries=10_000))

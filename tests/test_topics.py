@@ -56,6 +56,15 @@ def test_another_partition_count_is_a_wrong_topic(admin, settings):
         topics.configured(admin)
 
 
+def test_a_topic_that_was_grown_is_read_where_that_is_asked_for(admin, settings):
+    settings.KAFKA_PARTITIONS = 6
+    assert topics.configured(admin, grown=True) == TOPIC
+    assert topics.Enquiry(lambda: admin, grown=True)() == TOPIC
+    settings.KAFKA_PARTITIONS = 12
+    with pytest.raises(WrongTopic, match=r"9 partitions .* KAFKA_PARTITIONS is 12"):
+        topics.configured(admin, grown=True)
+
+
 def test_a_client_that_hears_nothing_is_replaced_one_that_answers_is_kept(admin):
     deaf: Any = FakeAdmin()
     deaf.failure = KafkaError._TIMED_OUT
