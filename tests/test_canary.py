@@ -221,7 +221,8 @@ def test_neither_a_dead_letter_nor_a_falling_consumer_tells(running, told):
     name = "canary"  # of its own: what makes a consumer fall does so for ever
     own = in_mode(running, "production", KAFKA_TOPIC=name, DYNAMODB_TABLE=name)
     own.manage("provision")
-    producer = Producer({"bootstrap.servers": own.bootstrap_servers})
+    config = {"bootstrap.servers": own.bootstrap_servers}
+    producer = Producer({**config, "partitioner": "murmur2_random"})
 
     def run(called: str, *arguments: str) -> bool:
         return Command(called, own.directory, own.environ, arguments).run(60)

@@ -150,7 +150,12 @@ def test_garbage_is_a_clear_refusal(web, body, status):
 
 
 def test_what_is_no_update_goes_to_the_dead_letter_topic_untouched(running, patient):
-    producer = Producer({"bootstrap.servers": running.bootstrap_servers})
+    producer = Producer(
+        {
+            "bootstrap.servers": running.bootstrap_servers,
+            "partitioner": "murmur2_random",
+        }
+    )
     key = patient.encode()
     producer.produce("patient-profile", b"not JSON", key, headers={"origin": b"x"})
     producer.produce("patient-profile", b'{"PatientId": "someone else"}', key)

@@ -35,8 +35,11 @@ class Update:
         return f"{FENCE_PREFIX}{topic_id}:{partition}", offset
 
 
-def as_update(record: Logged) -> Update | None:
-    """The update that a record holds, None where it holds none."""
+def as_update(record: Logged, partitions: int) -> Update | None:
+    """The update that a record holds, None where it holds none.
+
+    One outside the partition of its key is none: nothing orders it among the others.
+    """
     try:
         body = json.loads(record.value or b"")
         _iso(record.timestamp_ms)
@@ -49,7 +52,22 @@ def as_update(record: Logged) -> Update | None:
     key = (fields.get("PatientId") or "").encode(errors="surrogatepass")
     if len(fields) < len(body) or not key or key != record.key:
         return None
+    if record.place.partition != (murmur2(key) & 0x7FFFFFFF) % partitions:
+        return None
     return Update(record.place, record.timestamp_ms, fields)
+
+
+def murmur2(key: bytes) -> int:
+    """Kafka's hash of a key, without a sign."""
+    h = 0x9747B28C ^ len(key)
+    for at in range(0, len(key) - 3, 4):
+        k = int.from_bytes(key[at : at + 4], "little") * 0x5BD1E995 % 2**32
+        k = (k ^ k >> 24) * 0x5BD1E995 % 2**32
+        h = h * 0x5BD1E995 % 2**32 ^ k
+    if rest := len(key) % 4:
+        h = (h ^ int.from_bytes(key[-rest:], "little")) * 0x5BD1E995 % 2**32
+    h = (h ^ h >> 13) * 0x5BD1E995 % 2**32
+    return h ^ h >> 15
 
 
 def as_stored(body: Mapping[str, object]) -> dict[str, object]:

@@ -11,7 +11,8 @@ Independent on purpose: it imports nothing of the project and restates its promi
 - backwards: a sample of an item is not that fold, or shows a lower fence than before
 - wrong_receipt: another record stands at its place, or another receipt names it too
 - dead_lettered: an accepted update stands on the dead-letter topic
-- vanished: a record is no update, yet not on the dead-letter topic
+- vanished: a record is no update, or outside the partition of its key, yet not on the
+  dead-letter topic
 - doubled: records whose key and body another one has too, accepted or not: a POST puts
   its update on the topic once at most. Clients have to post no body twice
 """
@@ -100,7 +101,8 @@ def judge(observed: Observed) -> Verdict:
 def _judge_log(observed: Observed, verdict: Verdict) -> None:
     """Nothing on the topic disappears, and what the API accepted is no dead letter."""
     for record in observed.log:
-        if record.place not in observed.dead_letters and as_update(record) is None:
+        update = as_update(record, observed.partitions)
+        if record.place not in observed.dead_letters and update is None:
             verdict.blame("vanished", (record.key or b"").decode(errors="replace"))
 
 
@@ -127,7 +129,7 @@ def _by_patient(observed: Observed) -> list[Patient]:
     for accepted in observed.accepted:
         of(accepted.patient).accepted.append(accepted)
     for record in sorted(observed.log, key=attrgetter("place")):
-        update = as_update(record)
+        update = as_update(record, observed.partitions)
         if update and record.place not in observed.dead_letters:
             of(str(update.fields["PatientId"])).updates.append(update)
     for sample in sorted(observed.samples, key=attrgetter("taken")):

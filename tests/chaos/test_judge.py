@@ -12,6 +12,8 @@ from tests.chaos.observed import Accepted, Item, Logged, Observed, Place, Sample
 
 TOPIC_ID = "MfpguAxWTvabZeKzPKu0Pg"
 FENCE = f"_fence:{TOPIC_ID}:0"
+PARTITIONS = 9
+"""Of so many, patient 1 belongs in partition 0."""
 
 
 def place(offset: int) -> Place:
@@ -44,25 +46,26 @@ def sample(taken: float, shown: Item | None) -> Sample:
 
 @pytest.fixture
 def sound() -> Observed:
-    """Three updates of patient 1 and one of patient 2, all of them applied."""
+    """Three updates of patient 1 and one of patient f, all of them applied."""
     return Observed(
         accepted=[
             accepted(0, FirstName="Jane", LastName="Roe"),
-            accepted(1, patient="2", FirstName="Ann"),
+            accepted(1, patient="f", FirstName="Ann"),
             accepted(2, LastName="Doe", IsPregnant=True),
             accepted(3, FirstName=None),
         ],
         log=[
             logged(0, FirstName="Jane", LastName="Roe"),
-            logged(1, patient="2", FirstName="Ann"),
+            logged(1, patient="f", FirstName="Ann"),
             logged(2, LastName="Doe", IsPregnant="True"),
             logged(3, FirstName=None),
         ],
         dead_letters=frozenset(),
         items={
             "1": item(3, LastName="Doe", IsPregnant="True"),
-            "2": item(1, patient="2", FirstName="Ann"),
+            "f": item(1, patient="f", FirstName="Ann"),
         },
+        partitions=PARTITIONS,
         samples=[
             sample(0, None),
             sample(1, item(0, FirstName="Jane", LastName="Roe")),
@@ -73,7 +76,7 @@ def sound() -> Observed:
 
 def with_item(observed: Observed, shown: Item | None) -> Observed:
     """The run with another item of patient 1 at rest."""
-    others = {"2": observed.items["2"]}
+    others = {"f": observed.items["f"]}
     return replace(observed, items=others | ({"1": shown} if shown else {}))
 
 
@@ -160,8 +163,8 @@ def test_updates_in_flight_together_may_land_in_either_order(sound):
     assert damage(replace(sound, accepted=[other, second, third, overlapping])) == {}
 
 
-def test_records_of_one_patient_in_two_partitions_are_out_of_order(sound):
-    astray = replace(logged(0, FirstName="Jane"), place=Place(TOPIC_ID, 1, 0))
+def test_records_of_one_patient_on_two_topics_are_out_of_order(sound):
+    astray = replace(logged(0, FirstName="Jane"), place=Place("another-topic-id", 0, 0))
     found = damage(replace(sound, log=[*sound.log, astray]))
     assert found["out_of_order"] >= 1
 
@@ -230,8 +233,11 @@ def test_an_accepted_update_on_the_dead_letter_topic_is_damage(sound):
         Logged(place(4), 1004, b"2", b'{"PatientId": "1"}'),
         Logged(place(4), 1004, b"1", b'{"PatientId": "1", "LastName": 1.5}'),
         Logged(place(4), 2**63 - 1, b"1", b'{"PatientId": "1"}'),
+        Logged(Place(TOPIC_ID, 1, 0), 1004, b"1", b'{"PatientId": "1"}'),
+        Logged(place(4), 1004, b"2", b'{"PatientId": "2"}'),
     ],
-    ids=["text", "nested", "array", "no value", "no key", "two ids", "type", "time"],
+    ids=["text", "nested", "array", "no value", "no key", "two ids", "type", "time"]
+    + ["partition", "partition of another"],
 )
 def test_a_poison_record_has_to_be_a_dead_letter(sound, poison):
     observed = replace(sound, log=[*sound.log, poison])

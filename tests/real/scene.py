@@ -296,6 +296,7 @@ class Scene:
                 log=read_log(self.stack.bootstrap_servers, self.topic),
                 dead_letters=self.dead_letters(),
                 items=self.items(),
+                partitions=PARTITIONS,
             )
         )
 
