@@ -260,7 +260,7 @@ def test_redrive_leaves_out_what_stood_in_another_partition_and_says_so(
     told = run("redrive", "--yes")
     assert "1 of 2 dead letters are valid now" in told
     assert "1 more are left out" in told
-    assert "outside their patient's partition" in told
+    assert "outside its patient's partition" in told
     assert [update.patient_id for update in kafka.published] == ["1"]
 
 

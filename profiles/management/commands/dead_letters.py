@@ -29,8 +29,8 @@ NEWER = (
     "it out; only a crash between its publication and the note of it may repeat one."
 )
 MISPLACED = (
-    "{number} more are left out: they stood outside their patient's partition, so newer "
-    "updates may have been applied since. `redrive PLACE` sends one of them all the same."
+    "{number} more are left out: each stood outside its patient's partition, and would "
+    "overwrite what its patient got since. `redrive PLACE` sends one all the same."
 )
 
 
@@ -89,10 +89,12 @@ class Command(BaseCommand):
     def _redrive(self, place: str | None, yes: bool, **options: Any) -> None:
         """Validate again, and publish what is an update after all."""
         chosen = [self._find_open(place)] if place else self._letters.open
-        updates = [*self._updates(chosen)]
-        valid = [each for each in updates if place or not _is_misplaced(*each)]
+        # By its code first: to read one takes half a second.
+        likely = chosen if place else [*filter(_was_in_place, chosen)]
+        updates = [*self._updates(likely)]
+        valid = updates if place else [each for each in updates if _is_in_place(*each)]
         self.stdout.write(f"{len(valid)} of {len(chosen)} dead letters are valid now.")
-        if left := len(updates) - len(valid):
+        if left := len(chosen) - len(likely) + len(updates) - len(valid):
             self.stdout.write(MISPLACED.format(number=left))
         if not valid:
             return
@@ -155,10 +157,15 @@ class Command(BaseCommand):
         ]
 
 
-def _is_misplaced(letter: Letter, update: ProducerRecord) -> bool:
-    """Whether it was a dead letter for its partition, or would be one now."""
+def _was_in_place(letter: Letter) -> bool:
+    """Whether it is a dead letter for another reason than its partition."""
+    return letter.code != WRONG_PARTITION
+
+
+def _is_in_place(letter: Letter, update: ProducerRecord) -> bool:
+    """Whether it stood in its patient's partition."""
     home = partition_of(update.patient_id, settings.KAFKA_PARTITIONS)
-    return letter.code == WRONG_PARTITION or letter.place.source.partition != home
+    return letter.place.source.partition == home
 
 
 def _sizes(record: Record) -> Iterator[str]:
