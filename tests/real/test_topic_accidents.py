@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 
 import pytest
 import requests
@@ -62,7 +64,9 @@ def test_a_grown_topic_is_refused_and_a_new_one_drained_into_as_the_manual_says(
     """docs/operations.md, 'Moving to a new topic'."""
     member = scene.joined()
     with scene.web() as web:
-        assert post(web, "1", FirstName="John", LastName="old").status_code == 202
+        answer = post(web, "1", FirstName="John", LastName="old")
+        assert answer.status_code == 202
+        home = answer.json()["Partition"]
         scene.settle()
         grown = NewPartitions(scene.topic, GROWN)
         scene.admin.create_partitions([grown])[scene.topic].result(10)
@@ -77,14 +81,25 @@ def test_a_grown_topic_is_refused_and_a_new_one_drained_into_as_the_manual_says(
     for said in (says, "docs/operations.md"):
         assert said in member.last_line()
 
-    # What came while it was found out
-    scene.update("1", LastName="late")
-    grown_count = {"KAFKA_PARTITIONS": str(GROWN)}
-    old = Stack(scene.stack.directory, {**scene.stack.environ, **grown_count})
-    old.catch_up()
+    # What came while it was found out, placed by the old count and by the new one
+    late, stray = (
+        (b"1", json.dumps({"PatientId": "1", "LastName": name}).encode())
+        for name in ("late", "stray")
+    )
+    scene.produce([late], partition=home)
+    (astray,) = scene.produce([stray])
+    assert astray.partition() != home
+    with pytest.raises(subprocess.CalledProcessError):
+        scene.stack.catch_up()
+    scene.stack.manage("consume_profiles", "--until-caught-up", "--grown")
     assert shows(scene, "1", "late")
+    place = f"{scene.topic_id()}.{astray.partition()}.{astray.offset()}"
+    assert f"{place}  wrong_partition: " in scene.stack.manage("dead_letters", "list")
+    audited = scene.stack.manage("audit_profiles", "--grown")
+    assert re.search(r"^in order +1$", audited, re.MULTILINE)
+    value = scene.stack.manage("dead_letters", "show", place, "--values")
 
-    new_topic = {**grown_count, "KAFKA_TOPIC": f"{scene.topic}-2"}
+    new_topic = {"KAFKA_PARTITIONS": str(GROWN), "KAFKA_TOPIC": f"{scene.topic}-2"}
     new = Stack(scene.stack.directory, {**scene.stack.environ, **new_topic})
     new.manage("provision")
     scene.joined("mover", **new_topic)
@@ -92,6 +107,18 @@ def test_a_grown_topic_is_refused_and_a_new_one_drained_into_as_the_manual_says(
         assert post(web, "1", LastName="new").status_code == 202
         wait_until(lambda: shows(scene, "1", "new"), 30, "the update was not applied")
         assert scene.item("1")["FirstName"] == {"S": "John"}
+        assert stray[1].decode() in value  # to be sent again by whoever decides so
+
+
+def test_a_topic_that_was_grown_is_rebuilt_from_as_well(scene):
+    scene.update("1", LastName="old")
+    grown = NewPartitions(scene.topic, GROWN)
+    scene.admin.create_partitions([grown])[scene.topic].result(10)
+    rebuilt = f"{scene.table}-rebuilt"
+    said = scene.stack.manage("rebuild_profiles", "--grown", "--table", rebuilt)
+    assert f"DYNAMODB_TABLE={rebuilt}" in said
+    (item,) = scene.dynamodb.scan(TableName=rebuilt)["Items"]
+    assert item["LastName"] == {"S": "old"}
 
 
 def test_javas_own_producer_and_ours_share_a_patients_partition(scene, web):
