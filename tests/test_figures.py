@@ -286,7 +286,7 @@ def test_the_page_says_how_many_dead_letters_are_misplaced_and_what_that_means(p
     letters += [letter(30, "not_json")]
     redriven = {letters[0].place: "a receipt"}
     content = page(letters=KeptLetters(letters, redriven, 500))
-    assert "29 of the newest 31 stood outside their patient's partition" in content
+    assert "29 of the newest 31 stood outside the patient's partition" in content
     assert "partitioner=murmur2_random" in content
 
 
