@@ -37,7 +37,8 @@ ERRORS_TOLD = 100
 def publisher() -> Publisher:
     """This process's one publisher, made after any fork: Kafka's client outlives none."""
     capacity = max(1, settings.WEB_THREADS * 2 // 3)
-    return Publisher(connections.producer, topics.watch().current, capacity)
+    watch = topics.watch()
+    return Publisher(connections.producer, watch.current, watch.is_still, capacity)
 
 
 def connect() -> None:

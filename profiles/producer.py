@@ -54,18 +54,22 @@ class Topic(Protocol):
 class Publisher:
     """Publishes updates with one Kafka producer, and replaces it when it is broken.
 
-    `capacity` bounds the updates that wait for Kafka at a time; it stays below the
-    server's threads, so that a stalled Kafka leaves some to answer with.
+    `topic` gives the topic as it was a moment ago, and `is_still` looks whether it has
+    this id now. `capacity` bounds the updates that wait for Kafka at a time; it stays
+    below the server's threads, so that a stalled Kafka leaves some to answer with.
     """
 
     def __init__(
         self,
         make: Callable[[], KafkaProducer],
         topic: Callable[[], Topic],
+        is_still: Callable[[str], bool],
         capacity: int,
     ) -> None:
         self._make = make
         self._topic = topic
+        self._is_still = is_still
+        self._highest: dict[str, dict[int, int]] = {}
         self._gate = Gate(capacity)
         self._lock = Lock()
         self._session: _Session | None = None
@@ -109,7 +113,7 @@ class Publisher:
         by: float,
         moved: Callable[[], None],
     ) -> list[Verdict]:
-        delivery = _Delivery(topic.id, len(updates))
+        delivery = _Delivery(topic.id, len(updates), self._highest_on(topic))
         reports = [_Report(delivery) for _ in updates]
         session = self._current(topic.name)
         while not session.send(topic.name, updates, headers, reports):
@@ -120,7 +124,16 @@ class Publisher:
         else:
             moved()
         late = NotAcknowledged(_LATE)
-        return [report.verdict or late for report in reports]
+        verdicts = [report.verdict or late for report in reports]
+        if delivery.doubtful and not self._is_still(topic.id):
+            return [NotAcknowledged(_RECREATED)] * len(verdicts)
+        return verdicts
+
+    def _highest_on(self, topic: Topic) -> dict[int, int]:
+        """The highest acknowledged offset by partition; of another topic, none."""
+        if topic.id not in self._highest:
+            self._highest = {topic.id: {}}
+        return self._highest[topic.id]
 
     def _current(self, topic: str) -> _Session:
         with self._lock:
@@ -144,11 +157,17 @@ class Publisher:
 
 
 class _Delivery:
-    """Updates that are sent together; over once Kafka has reported each of them."""
+    """Updates that are sent together; over once Kafka has reported each of them.
 
-    def __init__(self, topic_id: str, size: int) -> None:
+    Doubtful where an offset is not above all that were acknowledged in its partition:
+    the topic may have been recreated, and begun anew.
+    """
+
+    def __init__(self, topic_id: str, size: int, highest: dict[int, int]) -> None:
         self.broken = False  # whether the producer may never deliver again
+        self.doubtful = False
         self._topic_id = topic_id
+        self._highest = highest
         self._expected = size
         self._reported = 0
         self._done: SimpleQueue[None] = SimpleQueue()
@@ -158,6 +177,11 @@ class _Delivery:
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or offset < 0:
             return NotAcknowledged("Kafka holds the update but did not tell its offset")
+        if offset > self._highest.get(partition, offset):
+            self._highest[partition] = offset
+        else:  # the first one has none to be compared with
+            self.doubtful = True
+            self._highest.setdefault(partition, offset)
         return Receipt(_source(self._topic_id, partition), offset)
 
     def refusal(self, error: KafkaError) -> NotAcknowledged:
@@ -279,6 +303,7 @@ _KEPT_AFTER = {KafkaError._QUEUE_FULL, KafkaError.MSG_SIZE_TOO_LARGE}
 after each that the broker reports, it sends no more (`enable.gapless.guarantee`)."""
 
 
+_RECREATED = "the topic was recreated, or Kafka can't say whether it was"
 _LATE = "Kafka did not acknowledge the update in time"
 
 

@@ -6,11 +6,12 @@ Out: what a topic is (its id and partition count), checked against what is confi
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from threading import Event, Lock, Thread
+from threading import Condition, Thread
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -273,24 +274,52 @@ class Watch:
 
     def __init__(self, read: Callable[[], Topic]) -> None:
         self._read = read
-        self._lock = Lock()
+        self._changed = Condition()
         self._thread: Thread | None = None
-        self._answered = Event()
         self._topic: Topic | None = None
-        self._read_at = 0.0
         self._problem: Exception = KafkaUnavailable("Kafka has not answered yet")
+        self._asked_for = self._looked_at = self._read_at = -math.inf
 
     def current(self) -> Topic:
         """The topic; raises KafkaUnavailable or WrongTopic where there is none."""
-        self._start()
-        self._answered.wait(DESCRIBE_TIMEOUT_S + 1)
+        if self._topic is None:
+            self._await_look(-math.inf)
         topic = self._topic
         if topic is None:
             raise type(self._problem)(str(self._problem))
         return topic
 
+    def since(self, moment: float) -> Topic:
+        """The topic as it was read after this moment (monotonic): one look serves all.
+
+        An id never comes back: what was put on the topic between two looks that found
+        the same id is on that incarnation. Raises KafkaUnavailable or WrongTopic.
+        """
+        self._await_look(moment)
+        topic = self._topic
+        if topic is None or self._read_at <= moment:
+            raise type(self._problem)(str(self._problem))
+        return topic
+
+    def is_still(self, topic_id: str) -> bool:
+        """Whether a look that begins now finds this id; False where it finds nothing."""
+        try:
+            return self.since(time.monotonic()).id == topic_id
+        except (KafkaUnavailable, WrongTopic):
+            return False
+
+    def _await_look(self, moment: float) -> None:
+        """Return once a look has ended that began after this moment, or is late."""
+        self._start()
+        with self._changed:
+            self._asked_for = max(self._asked_for, moment)
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._looked_at > moment, DESCRIBE_TIMEOUT_S + 1
+            )
+
     def _start(self) -> None:
-        with self._lock:
+        with self._changed:
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="topic-watch", daemon=True)
                 self._thread.start()
@@ -298,11 +327,16 @@ class Watch:
     def _run(self) -> None:
         while True:
             self._look()
-            time.sleep(WATCH_S if self._topic else WATCH_S / 4)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._asked_for >= self._looked_at,
+                    WATCH_S if self._topic else WATCH_S / 4,
+                )
 
     def _look(self) -> None:
+        began = time.monotonic()
         try:
-            self._topic, self._read_at = self._read(), time.monotonic()
+            self._topic, self._read_at = self._read(), began
         except KafkaUnavailable as error:
             self._problem = error
             if time.monotonic() - self._read_at > SILENCE_S:
@@ -314,4 +348,6 @@ class Watch:
             log.error("the topic can't be described: %s", name)
             self._problem = KafkaUnavailable(f"The topic can't be described ({name})")
             self._topic = None
-        self._answered.set()
+        with self._changed:
+            self._looked_at = began
+            self._changed.notify_all()

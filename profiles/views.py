@@ -206,10 +206,14 @@ def _preferred_wait(request: HttpRequest) -> int:
 def _applied(
     request: HttpRequest, update: ProducerRecord, receipt: Receipt, seconds: int
 ) -> HttpResponse | None:
-    """200 with the profile that includes the update; None: accepted is all we know."""
+    """200 with the profile that includes the update; None: accepted is all we know.
+
+    Raises problems.Unavailable where the topic is another one than the receipt's.
+    """
     if not access.may_read(request):
         return None
-    with suppress(StoreUnavailable):
+    with suppress(StoreUnavailable, topics.KafkaUnavailable):
+        _require_current(receipt)
         item = lookups.profiles().await_receipt(update.patient_id, receipt, seconds)
         if item is not None:
             trail.note(request, "view", [update.patient_id])
@@ -223,13 +227,26 @@ def _applied(
     return None
 
 
+def _require_current(receipt: Receipt) -> None:
+    """Refuse a receipt whose topic was recreated since: its offset says nothing there.
+
+    The topic is read anew: a receipt of a moment ago may name the one that was.
+    """
+    try:
+        topic = topics.watch().since(time.monotonic())
+    except topics.WrongTopic as error:
+        raise problems.Unavailable(f"{error}. Send the update again.") from None
+    if topic.id != receipt.source.topic_id:
+        raise problems.Unavailable("The topic was recreated. Send the update again.")
+
+
 def _receipt(text: str, patient_id: str) -> Receipt:
     """A receipt that this patient's update can have got; else 400."""
     try:
         receipt = Receipt.parse(text)
     except ValueError:
         raise ValidationError({"receipt": ["Not a receipt."]}) from None
-    topic = topics.watch().current()
+    topic = topics.watch().since(time.monotonic())
     partition = records.partition_of(patient_id, topic.partitions)
     if receipt.source != Source(topic.id, partition):
         told = "Not of this patient, or of a topic that is no more."

@@ -55,11 +55,54 @@ def table(monkeypatch):
         monkeypatch.setattr(lookups, "profiles", lambda: reader)
         return table
 
-    watch = topics.Watch(lambda: TOPIC)
-    monkeypatch.setattr(topics, "watch", lambda: watch)
+    watch_topics(monkeypatch, TOPIC)
     monkeypatch.setattr(ingest, "publisher", Publisher)
     monkeypatch.setattr(lookups, "_pauses", lambda: iter([0.001] * 1000))
     return put
+
+
+def watch_topics(monkeypatch, *read: topics.Topic | Exception) -> None:
+    """Have each look at Kafka find the next of these, and from then on the last."""
+    left = [*read]
+
+    def look() -> topics.Topic:
+        found = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    watch = topics.Watch(look)
+    watch.current()
+    monkeypatch.setattr(topics, "watch", lambda: watch)
+
+
+RECREATED = topics.Topic(TOPIC.name, "topic-2", 12)
+
+
+def test_a_receipt_of_a_topic_that_was_recreated_meanwhile_is_not_waited_for(
+    table, monkeypatch
+):
+    """The item's fence of the old topic is higher, and says nothing of the update."""
+    client = table(item(99))
+    watch_topics(monkeypatch, TOPIC, RECREATED)
+    answer = post("wait=5")
+    assert answer.status_code == 503
+    assert "recreated" in answer.json()["detail"]
+    assert client.looks == 0
+
+
+def test_without_a_look_at_kafka_there_is_no_wait(table, monkeypatch):
+    client = table(item(99))
+    watch_topics(monkeypatch, TOPIC, topics.KafkaUnavailable("away"))
+    assert post("wait=5").status_code == 202
+    assert client.looks == 0
+
+
+def test_a_receipt_is_asked_for_by_the_topic_as_it_is_now(table, monkeypatch):
+    client = table(item(99))
+    watch_topics(monkeypatch, TOPIC, RECREATED)
+    assert get().status_code == 400
+    assert client.looks == 0
 
 
 def post(prefer: str, body: str = '{"PatientId": "1"}'):

@@ -176,7 +176,7 @@ class FakePublisher:
     published: list[ProducerRecord] = []
     refuses: Exception | None = None
 
-    def __init__(self, make, topic, capacity) -> None:
+    def __init__(self, make, topic, is_still, capacity) -> None:
         pass
 
     def publish(self, update: ProducerRecord) -> Receipt:

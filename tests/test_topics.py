@@ -142,6 +142,25 @@ def test_without_an_answer_in_time_kafka_is_unavailable(watch, monkeypatch):
         watch().current()
 
 
+def test_a_look_since_a_moment_is_one_that_began_after_it(monkeypatch):
+    recreated = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
+    answers = iter([TOPIC, recreated])
+    seen = Watch(lambda: next(answers))
+    monkeypatch.setattr(topics, "WATCH_S", 60)
+    assert seen.current() == TOPIC
+    assert seen.current() == TOPIC
+    assert seen.is_still(TOPIC.id) is False
+    assert seen.current() == recreated
+
+
+def test_a_silence_is_no_look(watch, monkeypatch):
+    seen = watch(TOPIC, KafkaUnavailable("away"))
+    seen._look()
+    seen._look()
+    assert seen.current() == TOPIC
+    assert seen.is_still(TOPIC.id) is False
+
+
 class FakeReader:
     """A consumer outside the group, over partitions of a given length."""
 

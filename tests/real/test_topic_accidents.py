@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
+from collections import Counter
+from dataclasses import astuple
+from threading import Thread
 
 import pytest
 import requests
 from confluent_kafka.admin import NewPartitions
 
+from tests.chaos.observed import read_log
 from tests.engines.kafka import java_produced, murmur2_partitions
 from tests.engines.process import wait_until
 from tests.real.scene import PARTITIONS, Scene
@@ -58,6 +63,72 @@ def test_a_recreated_topic_is_applied_though_its_offsets_begin_anew(scene, web):
     assert after[newest.pop()] < 19
     assert member.running
     assert web.running
+
+
+PATIENTS = [f"waiting-{number}" for number in range(6)]
+AFTER = 40
+"""Updates that each waiting client posts from the recreation on."""
+
+
+class Waiting(Thread):
+    """Posts one update of its patient after the other, each waited for."""
+
+    def __init__(self, web: Web, patient: str) -> None:
+        super().__init__(daemon=True)
+        self.statuses: Counter[int] = Counter()
+        self.untrue = 0
+        self.receipts: dict[str, str] = {}
+        self._web = web
+        self._patient = patient
+
+    def run(self) -> None:
+        with requests.Session() as session:
+            for number in range(AFTER):
+                self._post(session, f"new-{number}")
+
+    def _post(self, session: requests.Session, name: str) -> None:
+        url, body = (
+            f"{self._web.url}/patientprofile",
+            {"PatientId": self._patient, "LastName": name},
+        )
+        wait = {"Prefer": "wait=3"}
+        answer = session.post(url, json=body, headers=wait, timeout=20)
+        self.statuses[answer.status_code] += 1
+        if answer.status_code == 200:
+            self.untrue += answer.json().get("LastName") != name
+        elif answer.status_code == 202:
+            self.receipts[answer.json()["Receipt"]] = name
+
+
+def test_no_answer_is_untrue_after_a_topic_was_recreated(scene, web):
+    """A receipt that named the topic that was would meet its higher fence at once."""
+    scene.joined()
+    old = [
+        {"PatientId": p, "LastName": f"old-{n}"} for p in PATIENTS for n in range(60)
+    ]
+    url = f"{web.url}/patientprofile"
+    assert requests.post(url, json=old, timeout=20).status_code == 202
+    scene.settle()
+    scene.delete_topic(scene.topic)
+    waiting = [Waiting(web, patient) for patient in PATIENTS]
+    scene.provision()
+    for client in waiting:
+        client.start()
+    for client in waiting:
+        client.join(120)
+    statuses = sum((client.statuses for client in waiting), Counter())
+    untrue = sum(client.untrue for client in waiting)
+    sys.stdout.write(f"\nrecreated: {dict(statuses)}, untrue {untrue}\n")
+    assert statuses[200] > 0
+    assert untrue == 0
+    on_topic = {
+        f"{topic_id}.{partition}.{offset}": json.loads(value or b"{}")["LastName"]
+        for (topic_id, partition, offset), _, _, value in map(
+            astuple, read_log(scene.stack.bootstrap_servers, scene.topic)
+        )
+    }
+    for client in waiting:
+        assert client.receipts.items() <= on_topic.items()
 
 
 def test_a_grown_topic_is_refused_and_a_new_one_drained_into_as_the_manual_says(scene):

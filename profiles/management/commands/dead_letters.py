@@ -112,7 +112,10 @@ class Command(BaseCommand):
             raise CommandError(f"{error}.") from None
 
     def _send(self, valid: list[tuple[Letter, ProducerRecord]]) -> None:
-        publisher = Publisher(connections.producer, topics.watch().current, capacity=1)
+        watch = topics.watch()
+        publisher = Publisher(
+            connections.producer, watch.current, watch.is_still, capacity=1
+        )
         kept = DeadLetterTopic(
             connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
         )
