@@ -29,7 +29,7 @@ from profiles.batches import Batch, read_batch
 from profiles.logs import record_of
 from profiles.places import Places, PositionLost, known
 from profiles.records import DeadLetter, Record
-from profiles.topics import PATIENCE_S, KafkaUnavailable, Topic, committed_now
+from profiles.topics import PATIENCE_S, Group, KafkaUnavailable, Topic, committed_now
 from profiles.updates import MergedUpdate, Source
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,21 @@ WATCH_S = 2.0
 STORE_S = 1.0
 """A table is not made anew, or restored under its name, in so short a time."""
 
+ASTRAY_S = 30.0
+"""How long the group may be without us, while its coordinator answers.
+
+librdkafka reconnects at least every 10 s (`reconnect.backoff.max.ms`), and asks to join
+within a second then. From there on we are a member, however long the rebalance takes.
+"""
+
 T = TypeVar("T")
 
 
 class StartOver(Exception):
-    """Topic or table is another one: drop everything uncommitted and begin anew."""
+    """Topic or table is another one, or the group has lost us: begin anew.
+
+    Everything uncommitted is dropped.
+    """
 
 
 class RecordsMissing(Exception):
@@ -85,7 +95,8 @@ class ProfileConsumer:
     """One member of the consumer group.
 
     `kafka` makes its Kafka consumer, given who is to hear of commits. `topic` tells
-    the topic as it is now; its keys are placed by `partitions`. `store` names the incarnation of the table that `apply`
+    the topic as it is now, whose keys are placed by `partitions`; `group` tells who is
+    in the group. `store` names the incarnation of the table that `apply`
     writes, and `read_store` tells it anew (None: not now). `apply` and `dead_letter`
     return what is to be tried again.
     """
@@ -95,6 +106,7 @@ class ProfileConsumer:
         kafka: Callable[[OnCommit], Consumer],
         topic: Callable[[], Topic],
         partitions: int,
+        group: Callable[[], Group],
         store: str,
         read_store: Callable[[], str | None],
         apply: Apply,
@@ -103,13 +115,15 @@ class ProfileConsumer:
         self._kafka = kafka(self._on_commit)
         self._read_topic = topic
         self._partitions = partitions
+        self._read_group = group
         self._apply = apply
         self._dead_letter = dead_letter
         self._topic = topic()
         self._store = store
         self._read_store = read_store
         self._places = Places(self._kafka, self._topic, store)
-        self._topic_read_at = self._store_read_at = time.monotonic()
+        self._watched_at = self._store_read_at = time.monotonic()
+        self._astray_since: float | None = None
         self._stop_by: float | None = None
         self._batch = Batch()
         self._backlog: list[Message] = []
@@ -156,7 +170,7 @@ class ProfileConsumer:
 
     def turn(self) -> None:
         """One batch: read, settle, commit."""
-        self._watch_topic()
+        self._watch()
         messages = self._backlog or self._kafka.consume(BATCH_RECORDS, BATCH_S)
         self._backlog = []
         self._batch = self._read(messages)
@@ -295,7 +309,7 @@ class ProfileConsumer:
             self._backlog += [m for m in arrived if self._concerns_us(m)]
             if self._stop_by is not None:
                 return
-        self._watch_topic()
+        self._watch()
 
     def _resume(self) -> None:
         """Go on with every partition: a pause outlives a revocation."""
@@ -377,17 +391,35 @@ class ProfileConsumer:
         else:
             log.warning("Kafka: partition=%d %s", partition, error.name())
 
-    def _watch_topic(self) -> None:
-        if time.monotonic() - self._topic_read_at > WATCH_S:
+    def _watch(self) -> None:
+        """Look now and then whether topic and group are what they were."""
+        if time.monotonic() - self._watched_at > WATCH_S:
+            self._watched_at = time.monotonic()
             try:
                 self._check_topic()
+                self._check_group()
             except KafkaUnavailable as error:
+                self._astray_since = None  # nobody could join meanwhile
                 log.warning("waiting for Kafka: %s", error)
             if self._waiting:
                 self._tell_lags()
 
+    def _check_group(self) -> None:
+        """Whether we are still a member; raises StartOver where the client is at a loss.
+
+        A librdkafka that was told of a cluster without any broker, by one that has just
+        come back, drops them all. It may never ask anybody again, and says nothing.
+        """
+        if self._read_group().may_have(self._kafka.memberid()):
+            self._astray_since = None
+        elif self._astray_since is None:
+            self._astray_since = time.monotonic()
+        elif time.monotonic() - self._astray_since > ASTRAY_S:
+            raise StartOver(
+                f"Kafka answers, and this consumer was not in its group for {ASTRAY_S:g} s"
+            )
+
     def _check_topic(self) -> bool:
-        self._topic_read_at = time.monotonic()
         if self._read_topic().id != self._topic.id:
             raise StartOver(f"topic {self._topic.name} was recreated")
         return True

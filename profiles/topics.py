@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Condition, Thread
+from typing import TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -30,10 +31,14 @@ from profiles import connections
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 DESCRIBE_TIMEOUT_S = 2.0
 WATCH_S = 2.0
 SILENCE_S = 6.0
 READ_TIMEOUT_S = 5.0
+SPARE = 4
+"""In a silence each of the first looks ends a client, and then one in so many."""
 PATIENCE_S = 60.0
 """How long a broker's restart or a coordinator's move is sat out."""
 
@@ -116,29 +121,52 @@ def configured(admin: AdminClient, grown: bool = False) -> Topic:
 @cache
 def watch() -> Watch:
     """This process's view of the configured topic."""
-    return Watch(Enquiry(connections.admin))
+    return Watch(partial(Enquiry(connections.admin).ask, configured))
 
 
 class Enquiry:
-    """Asks for the configured topic, of a client that is given up when it hears nothing.
+    """Asks one admin client, which is replaced when it hears nothing.
 
     librdkafka asks the broker that it takes for the controller, and goes on asking it
     while that one is down and the others would answer.
     """
 
-    def __init__(self, make: Callable[[], AdminClient], grown: bool = False) -> None:
+    def __init__(self, make: Callable[[], AdminClient]) -> None:
         self._make = make
-        self._grown = grown
         self._admin: AdminClient | None = None
+        self._unheard = 0
 
-    def __call__(self) -> Topic:
-        """The topic; raises KafkaUnavailable or WrongTopic."""
-        admin = self._admin = self._admin or self._make()
+    def ask(self, question: Callable[[AdminClient], T]) -> T:
+        """The answer; raises what the question raises."""
+        if self._admin is None:  # compared: a client with nothing in flight is false
+            self._admin = self._make()
         try:
-            return configured(admin, self._grown)
-        except KafkaUnavailable:
-            self._admin = None
+            answer = question(self._admin)
+        except TopicMissing:  # Kafka's own word
             raise
+        except KafkaUnavailable:
+            self._unheard += 1
+            if self._unheard < SPARE or self._unheard % SPARE == 0:
+                self.close()
+            raise
+        self._unheard = 0
+        return answer
+
+    def close(self) -> None:
+        """Give the client up, with its threads and sockets; asking makes another.
+
+        Not left to the collector: a failed answer is in a cycle, with its traceback,
+        which holds the client.
+        """
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            with admin:
+                pass  # there is no other way to close it
+
+
+def configured_group(admin: AdminClient) -> Group:
+    """The configured group, as it is now; raises KafkaUnavailable."""
+    return describe_group(admin, settings.KAFKA_GROUP_ID, settings.KAFKA_TOPIC)
 
 
 def _unavailable(name: str, error: KafkaError) -> Exception:
@@ -151,10 +179,23 @@ def _unavailable(name: str, error: KafkaError) -> Exception:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A consumer group; `owners` by partition, or None where the broker won't tell."""
+    """A consumer group; `owners` by partition, or None where the broker won't tell.
+
+    `members` are the ids that the coordinator gave, or took: empty where it won't tell.
+    """
 
     state: str
     owners: Mapping[int, str] | None
+    members: Set[str] = frozenset()
+
+    def may_have(self, member_id: str | None) -> bool:
+        """Whether this member is in the group; true where the broker won't tell.
+
+        One that asked to join is in it, however long the rebalance takes.
+        """
+        if self.members or self.state in _WITHOUT_MEMBERS:
+            return member_id in self.members
+        return True
 
 
 def describe_group(admin: AdminClient, group_id: str, topic: str) -> Group:
@@ -180,7 +221,11 @@ def describe_group(admin: AdminClient, group_id: str, topic: str) -> Group:
         if place.topic == topic
     }
     told = found.members or found.state != ConsumerGroupState.STABLE
-    return Group(found.state.name, owners if told else None)
+    members = frozenset(member.member_id for member in found.members)
+    return Group(found.state.name, owners if told else None, members)
+
+
+_WITHOUT_MEMBERS = {ConsumerGroupState.EMPTY.name, ConsumerGroupState.DEAD.name}
 
 
 def committed(

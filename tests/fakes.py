@@ -110,6 +110,7 @@ class FakeKafkaConsumer:
         self.commits: list[dict[int, int]] = []
         self.commit_errors: list[KafkaError] = []
         self.commit_answers: list[tuple[KafkaError | None, list[TopicPartition]]] = []
+        self.member_id: str | None = "member"
         self.silent = False
         self.closed = False
 
@@ -140,6 +141,9 @@ class FakeKafkaConsumer:
         self.starts |= {p.partition: p.offset for p in partitions}
         self.epochs |= {p.partition: p.leader_epoch for p in partitions}
         self.owned |= {p.partition for p in partitions}
+
+    def memberid(self) -> str | None:
+        return self.member_id
 
     def assignment(self) -> list[TopicPartition]:
         return [TopicPartition(TOPIC.name, partition) for partition in self.owned]
@@ -389,6 +393,16 @@ class FakeAdmin:
         self.topics: dict[str, Any] = {}
         self.created: list[Any] = []
         self.failure: int | None = None
+        self.closed = False
+
+    def __len__(self) -> int:
+        return 0  # as confluent_kafka's with nothing in flight, which is false then
+
+    def __enter__(self) -> FakeAdmin:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
 
     def list_topics(self, topic: str | None = None, timeout: float = 0) -> Any:
         return self

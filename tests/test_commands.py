@@ -206,9 +206,10 @@ def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch)
     assert consumers.made == []
 
 
-def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers):
+def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers, caplog):
     consumers.ends += [StartOver("topic was recreated"), None]
-    assert "starting over" in run("consume_profiles")
+    run("consume_profiles")
+    assert "topic was recreated: starting over" in caplog.text
     assert len(consumers.made) == 2
 
 

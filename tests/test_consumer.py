@@ -26,7 +26,7 @@ from profiles.consumer import (
     StartOver,
 )
 from profiles.records import Code
-from profiles.topics import KafkaUnavailable, Topic
+from profiles.topics import Group, KafkaUnavailable, Topic
 from profiles.upserts import StoreRefused, Table
 from tests.fakes import (
     SOURCE,
@@ -40,6 +40,7 @@ from tests.fakes import (
     update_at,
 )
 
+GROUP = Group("STABLE", {}, frozenset({"member"}))
 RECREATED = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
 BAD = {
     "not JSON": b"{",
@@ -63,6 +64,7 @@ class World:
         self.table = table or FakeDynamoDB()
         self.topics: list[Topic | Exception] = []
         self.stores: list[str | None] = []
+        self.group: Group | Exception = GROUP
         self.letters: list[tuple[int, str]] = []
         self.letters_refused = 0
         kafka: Any = self.kafka
@@ -71,6 +73,7 @@ class World:
             kafka.made,
             self.topic,
             TOPIC.partitions,
+            self.read_group,
             "store",
             self.store,
             Table(client, "t").apply,
@@ -87,6 +90,11 @@ class World:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def read_group(self) -> Group:
+        if isinstance(self.group, Exception):
+            raise self.group
+        return self.group
 
     def store(self) -> str | None:
         """What is in `stores`, once each; then the table as it was."""
@@ -815,6 +823,87 @@ def test_kafkas_long_absence_at_assignment_stops_the_consumer(world):
     w.topics = [KafkaUnavailable("away")] * 200
     with pytest.raises(KafkaUnavailable):
         w.kafka.assign(4)
+
+
+# The group's members
+
+
+EMPTY = Group("EMPTY", {})
+OTHERS = Group("STABLE", {}, frozenset({"another"}))
+STANDBY = Group("STABLE", {0: "another"}, frozenset({"another", "member"}))
+UNTOLD = Group("STABLE", None)
+JOINING = Group("PREPARING_REBALANCING", {}, frozenset({"another", "member"}))
+
+
+def watched(w: World, seconds: float) -> None:
+    """Take turns in which nothing comes, for so long."""
+    until = w.kafka.clock.now + seconds
+    while w.kafka.clock.now < until:
+        w.turn()
+
+
+@pytest.mark.parametrize("group", [EMPTY, OTHERS], ids=["empty", "of others"])
+@pytest.mark.parametrize("member_id", ["member", "", None])
+def test_a_consumer_that_its_group_has_lost_begins_anew(world, group, member_id):
+    w = world()
+    w.kafka.revoke(0)
+    w.group, w.kafka.member_id = group, member_id
+    watched(w, consumer.ASTRAY_S - 1)
+    with pytest.raises(StartOver, match="not in its group"):
+        watched(w, 10)
+
+
+def test_a_consumer_that_never_got_an_assignment_begins_anew(clock):
+    w = World(clock, [])
+    w.group, w.kafka.member_id = EMPTY, None
+    with pytest.raises(StartOver, match="not in its group"):
+        watched(w, consumer.ASTRAY_S + 10)
+
+
+def test_a_consumer_that_takes_what_it_lost_for_its_own_begins_anew(world):
+    """Of KIP-848's members librdkafka revokes nothing while it reaches no broker."""
+    w = world()
+    w.group = EMPTY
+    with pytest.raises(StartOver, match="not in its group"):
+        watched(w, consumer.ASTRAY_S + 10)
+
+
+def test_one_that_waits_for_the_table_notices_too_that_its_group_has_lost_it(world):
+    w = world([message(0)])
+    w.table.troubles = [throttled()] * 1000
+    w.group = EMPTY
+    with pytest.raises(StartOver, match="not in its group"):
+        w.turn()
+    assert w.kafka.commits == []
+
+
+@pytest.mark.parametrize(
+    "group",
+    [STANDBY, UNTOLD, JOINING, KafkaUnavailable("away")],
+    ids=["with nothing to own", "untold", "joining", "silent"],
+)
+def test_a_member_without_partitions_waits_for_its_turn(world, group):
+    w = world()
+    w.kafka.revoke(0)
+    w.group = group
+    watched(w, 10 * consumer.ASTRAY_S)
+
+
+def test_one_that_joins_in_time_is_kept(world):
+    w = world()
+    for _ in range(5):
+        w.group = EMPTY
+        watched(w, consumer.ASTRAY_S - 5)
+        w.group = GROUP
+        watched(w, 5)
+
+
+def test_one_that_was_suspended_has_its_time_to_join_again(world, clock):
+    w = world()
+    watched(w, 5)
+    clock.sleep(3600)
+    w.group = EMPTY
+    watched(w, consumer.ASTRAY_S - 5)
 
 
 # All of it

@@ -137,7 +137,8 @@ class FakeAdmin:
 def member(client, *partitions, topic=TOPIC.name):
     places = [SimpleNamespace(topic=topic, partition=p) for p in partitions]
     assignment = SimpleNamespace(topic_partitions=places)
-    return SimpleNamespace(client_id=client, host="/10.0.0.1", assignment=assignment)
+    names = {"client_id": client, "member_id": f"{client}-1"}
+    return SimpleNamespace(**names, host="/10.0.0.1", assignment=assignment)
 
 
 def described(answer):
@@ -149,7 +150,9 @@ def test_owners_are_told_by_partition():
     members = [member("a", 0, 1), member("b", 2), member("c", 3, topic="other")]
     group = SimpleNamespace(state=ConsumerGroupState.STABLE, members=members)
     assert described(group) == Group(
-        "STABLE", {0: "a at 10.0.0.1", 1: "a at 10.0.0.1", 2: "b at 10.0.0.1"}
+        "STABLE",
+        {0: "a at 10.0.0.1", 1: "a at 10.0.0.1", 2: "b at 10.0.0.1"},
+        frozenset({"a-1", "b-1", "c-1"}),
     )
 
 

@@ -13,7 +13,14 @@ from confluent_kafka import (
 )
 
 from profiles import topics
-from profiles.topics import KafkaUnavailable, Topic, TopicMissing, Watch, WrongTopic
+from profiles.topics import (
+    Group,
+    KafkaUnavailable,
+    Topic,
+    TopicMissing,
+    Watch,
+    WrongTopic,
+)
 from profiles.updates import Receipt
 from tests.fakes import TOPIC, FakeAdmin, FakeMessage, message
 
@@ -59,7 +66,6 @@ def test_another_partition_count_is_a_wrong_topic(admin, settings):
 def test_a_topic_that_was_grown_is_read_where_that_is_asked_for(admin, settings):
     settings.KAFKA_PARTITIONS = 6
     assert topics.configured(admin, grown=True) == TOPIC
-    assert topics.Enquiry(lambda: admin, grown=True)() == TOPIC
     settings.KAFKA_PARTITIONS = 12
     with pytest.raises(WrongTopic, match=r"9 partitions .* KAFKA_PARTITIONS is 12"):
         topics.configured(admin, grown=True)
@@ -69,11 +75,42 @@ def test_a_client_that_hears_nothing_is_replaced_one_that_answers_is_kept(admin)
     deaf: Any = FakeAdmin()
     deaf.failure = KafkaError._TIMED_OUT
     clients = [admin, deaf]
-    ask = topics.Enquiry(clients.pop)
+    enquiry = topics.Enquiry(clients.pop)
     with pytest.raises(KafkaUnavailable):
-        ask()
-    assert [ask(), ask()] == [TOPIC, TOPIC]
+        enquiry.ask(topics.configured)
+    assert [enquiry.ask(topics.configured) for _ in range(2)] == [TOPIC, TOPIC]
     assert clients == []
+    assert deaf.closed
+
+
+def test_topic_and_group_are_asked_of_one_client(admin, monkeypatch):
+    """It is false while nothing is in flight."""
+    monkeypatch.setattr(FakeAdmin, "__bool__", lambda self: False, raising=False)
+    group = Group("EMPTY", {})
+    monkeypatch.setattr(topics, "describe_group", lambda *asked: group)
+    clients = [admin]
+    ask = topics.Enquiry(clients.pop).ask
+    assert ask(topics.configured) == TOPIC
+    assert ask(topics.configured_group) == group
+    assert ask(topics.configured) == TOPIC
+
+
+@pytest.mark.parametrize(
+    ("group", "has"),
+    [
+        (Group("STABLE", {}, frozenset({"a", "b"})), True),
+        (Group("PREPARING_REBALANCING", {}, frozenset({"a"})), True),
+        (Group("STABLE", {0: "b"}, frozenset({"b"})), False),
+        (Group("EMPTY", {}), False),
+        (Group("DEAD", {}), False),
+        (Group("STABLE", None), True),
+        (Group("UNKNOWN", {}), True),
+    ],
+)
+def test_a_group_has_a_member_unless_it_says_otherwise(group, has):
+    """Tansu names none, in any state."""
+    assert group.may_have("a") is has
+    assert group.may_have(None) is (has and not group.members)
 
 
 class Reads:

@@ -7,6 +7,7 @@ topic, and what became of them. Imports nothing of the product.
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -96,6 +97,10 @@ class Consuming(Member):
 
     def wait_said(self, text: bytes, timeout_s: float = 30) -> None:
         wait_until(lambda: self.said(text), timeout_s, f"{self.name}: no {text!r}")
+
+    def threads(self) -> int:
+        """How many it has, its clients' own included."""
+        return len(os.listdir(f"/proc/{self.pid}/task"))
 
     def last_line(self) -> str:
         return self.log.read_text().splitlines()[-1]

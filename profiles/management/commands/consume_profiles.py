@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from profiles.consumer import (
 )
 from profiles.dead_letters import DeadLetterTopic
 from profiles.upserts import StoreAway, StoreRefused, Table
+
+log = logging.getLogger(__name__)
 
 _OPERATOR = (
     topics.KafkaUnavailable,
@@ -48,10 +51,15 @@ class Command(BaseCommand):
         parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Consume; begin anew where the topic was recreated or the table replaced."""
+        """Consume; begin anew where topic or table are others, or the group lost us."""
         self._consumer: ProfileConsumer | None = None
         self._stopped = False
         self._grown = options["grown"]
+        self._enquiry = topics.Enquiry(connections.admin)
+        self._table = Table(connections.dynamodb(), settings.DYNAMODB_TABLE)
+        self._letters = DeadLetterTopic(
+            connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         if settings.METRICS_PORT:
@@ -78,8 +86,7 @@ class Command(BaseCommand):
 
     def _look_for_kafka(self) -> None:
         try:
-            topic = topics.configured(connections.admin(), self._grown)
-            self._partitions = range(topic.partitions)
+            self._partitions = range(self._read_topic().partitions)
         except topics.TopicMissing:
             raise
         except topics.KafkaUnavailable as error:
@@ -88,11 +95,14 @@ class Command(BaseCommand):
                 "`make local-dev-stack`, or set KAFKA_BOOTSTRAP_SERVERS."
             ) from None
 
-    def _identity(self, table: Table) -> str | None:
+    def _read_topic(self) -> topics.Topic:
+        return self._enquiry.ask(partial(topics.configured, grown=self._grown))
+
+    def _identity(self) -> str | None:
         """Waits for the table, as updates do on the topic; None where we are to stop."""
         while not self._stopped:
             try:
-                return table.identity()
+                return self._table.identity()
             except StoreAway as error:
                 self.stderr.write(
                     f"{error}: waiting for it on "
@@ -108,28 +118,26 @@ class Command(BaseCommand):
             time.sleep(0.2)
 
     def _consume(self, until_caught_up: bool) -> bool:
-        """Whether it is over; else topic or table are others now."""
-        table = Table(connections.dynamodb(), settings.DYNAMODB_TABLE)
-        store = self._identity(table)
+        """Whether it is over; else another consumer is to begin anew."""
+        store = self._identity()
         if store is None:
             return True
         consumer = self._consumer = ProfileConsumer(
             connections.consumer,
-            topics.Enquiry(connections.admin, self._grown),
+            self._read_topic,
             settings.KAFKA_PARTITIONS,
+            partial(self._enquiry.ask, topics.configured_group),
             store,
-            partial(_told, table),
-            table.apply,
-            DeadLetterTopic(
-                connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
-            ).put,
+            partial(_told, self._table),
+            self._table.apply,
+            self._letters.put,
         )
         if self._stopped:  # while it was made, and it did not hear
             consumer.stop()
         try:
             consumer.run(self.caught_up(consumer) if until_caught_up else _never)
         except StartOver as reason:
-            self.stderr.write(f"{reason}: starting over")
+            log.warning("%s: starting over", reason)
             return False
         return True
 
