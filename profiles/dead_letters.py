@@ -46,13 +46,17 @@ class DeadLetterTopic:
 
         A producer that did not deliver is given up: it may never do so again.
         """
-        producer = self._producer = self._producer or self._make()
+        if self._producer is None:
+            self._producer = self._make()
+        producer = self._producer
         kept: set[int] = set()
         for index, record in enumerate(records):
             self._produce(producer, record, index, kept)
         _flush(producer)
         if len(kept) < len(records):
             self._producer = None
+            producer.purge()  # else closing it waits for what it could not deliver
+            producer.close()
         return kept
 
     def _produce(

@@ -10,12 +10,20 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from django.conf import settings
 
@@ -30,6 +38,8 @@ from profiles.updates import Receipt
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Reading = AbstractContextManager[Callable[[], T]]
+"""Open, it is what to call for a reading."""
 
 EVERY_S = 2.0
 PATIENCE_S = 3.0
@@ -54,13 +64,13 @@ class Observer(Generic[T]):
     """Something outside, read again and again while somebody looks.
 
     The thread starts with a look, so in the process that asks: after any fork. It
-    makes itself what it reads with, and drops it at its end.
+    opens itself what it reads with, and closes it at its end.
     """
 
-    def __init__(self, name: str, make: Callable[[], Callable[[], T]]) -> None:
+    def __init__(self, name: str, reading: Callable[[], Reading[T]]) -> None:
         self.known: T | None = None
         self._name = name
-        self._make = make
+        self._reading = reading
         self._read: Callable[[], T] | None = None
         self._changed = Condition()
         self._thread: Thread | None = None
@@ -85,13 +95,14 @@ class Observer(Generic[T]):
             return self._look or Look(None, f"{self._name} has not answered yet")
 
     def _run(self) -> None:
-        while self._still_wanted():
-            look = self._attempt()
-            self.known = look.value or self.known
-            with self._changed:
-                self._look = look
-                self._changed.notify_all()
-            time.sleep(EVERY_S)
+        with ExitStack() as opened:
+            while self._still_wanted():
+                look = self._attempt(opened)
+                self.known = look.value or self.known
+                with self._changed:
+                    self._look = look
+                    self._changed.notify_all()
+                time.sleep(EVERY_S)
 
     def _still_wanted(self) -> bool:
         with self._changed:
@@ -99,9 +110,10 @@ class Observer(Generic[T]):
                 self._thread = self._read = None
             return self._thread is not None
 
-    def _attempt(self) -> Look[T]:
+    def _attempt(self, opened: ExitStack) -> Look[T]:
         try:
-            self._read = self._read or self._make()
+            if self._read is None:
+                self._read = opened.enter_context(self._reading())
             return Look(self._read())
         except _EXPECTED as error:
             return Look(None, str(error))
@@ -164,19 +176,10 @@ class Flow:
 
 
 class KafkaReader(Generic[T]):
-    """Reads with clients of its own; an admin client that hears nothing is given up."""
+    """Reads of Kafka with a consumer that it is handed, and an admin client."""
 
-    def __init__(self) -> None:
-        self._reader = connections.group_reader()
-        self._admin: AdminClient | None = None
-
-    def __call__(self) -> T:
-        admin = self._admin = self._admin or connections.admin()
-        try:
-            return self.read(admin)
-        except KafkaUnavailable:
-            self._admin = None
-            raise
+    def __init__(self, reader: Consumer) -> None:
+        self._reader = reader
 
     def read(self, admin: AdminClient) -> T:
         raise NotImplementedError
@@ -193,8 +196,8 @@ class FlowReader(KafkaReader[Flow]):
     committed for another one do not count.
     """
 
-    def __init__(self, store: Callable[[], str | None]) -> None:
-        super().__init__()
+    def __init__(self, reader: Consumer, store: Callable[[], str | None]) -> None:
+        super().__init__(reader)
         self._store = store
         self._samples: deque[Sample] = deque()
         self._topic: Topic | None = None
@@ -252,8 +255,8 @@ class KeptLetters:
 class LettersReader(KafkaReader[KeptLetters]):
     """Reads the end of the dead-letter topic, and then what comes."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, reader: Consumer) -> None:
+        super().__init__(reader)
         self._topic: Topic | None = None
         self._kept: DeadLetters | None = None
 
@@ -283,22 +286,30 @@ def read_table() -> TableFigures:
     return TableFigures(identity, (time.monotonic() - started) * 1000)
 
 
+@contextmanager
+def reading(make: Callable[[Consumer], KafkaReader[T]]) -> Iterator[Callable[[], T]]:
+    """Reads with clients of its own, and closes them."""
+    enquiry = topics.Enquiry(connections.admin)
+    with connections.group_reader() as reader, closing(enquiry):
+        yield partial(enquiry.ask, make(reader).read)
+
+
 @cache
 def flow() -> Observer[Flow]:
     """This process's view of the topic and its group."""
-    return Observer("Kafka", lambda: FlowReader(_store))
+    return Observer("Kafka", lambda: reading(partial(FlowReader, store=_store)))
 
 
 @cache
 def letters() -> Observer[KeptLetters]:
     """This process's view of the dead letters."""
-    return Observer("Dead letters", LettersReader)
+    return Observer("Dead letters", lambda: reading(LettersReader))
 
 
 @cache
 def table() -> Observer[TableFigures]:
     """This process's view of the table."""
-    return Observer("DynamoDB", lambda: read_table)
+    return Observer("DynamoDB", lambda: nullcontext(read_table))
 
 
 def _store() -> str | None:

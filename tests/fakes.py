@@ -214,6 +214,7 @@ class FakeKafkaProducer:
         self.waiting: list[Any] = []
         self.next_offset = 0
         self.polls = 0
+        self.closed = False
 
     def list_topics(self, topic: str, timeout: float) -> None:
         self.asked.append(topic)
@@ -263,6 +264,11 @@ class FakeKafkaProducer:
     def flush(self, timeout: float) -> int:
         self.poll(timeout)
         return len(self.waiting)
+
+    def close(self) -> None:
+        self.poll(0)
+        assert not self.waiting, "it would wait for ever"
+        self.closed = True
 
     def __len__(self) -> int:
         return len(self.waiting)

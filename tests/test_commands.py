@@ -213,6 +213,22 @@ def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers, caplog
     assert len(consumers.made) == 2
 
 
+def test_whoever_begins_anew_keeps_its_clients(consumers, kafka, monkeypatch):
+    """Those of another topic or table are the same, and old ones would stay behind."""
+    made = []
+    for name, client in (("admin", kafka), ("dynamodb", connections.dynamodb())):
+
+        def make(name=name, client=client):
+            made.append(name)
+            return client
+
+        monkeypatch.setattr(connections, name, make)
+    consumers.ends += [StartOver("the table was replaced")] * 5 + [None]
+    run("consume_profiles")
+    assert len(consumers.made) == 6
+    assert sorted(made) == ["admin", "dynamodb"]
+
+
 @pytest.mark.parametrize(
     "end", [RecordsMissing, StoreRefused, WrongTopic, KafkaUnavailable]
 )
@@ -350,4 +366,5 @@ def test_serve_is_on_loopback_and_port_3000_unless_told(monkeypatch):
     run("serve")
     assert (asked[0]["address"], asked[0]["port"]) == ("127.0.0.1", 3000)
     assert asked[0]["blocking_threads"] == configured.WEB_THREADS
+    assert asked[0]["websockets"] is False
     assert asked[1] == {"served": True}

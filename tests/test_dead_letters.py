@@ -82,6 +82,7 @@ def test_a_producer_that_did_not_deliver_is_replaced():
     to_topic = topic(silent, good)
     assert to_topic.put(to_topic.put(letters(b"a", b"b"))) == []
     assert len(good.produced) == 2
+    assert (silent.closed, good.closed) == (True, False)
 
 
 def test_a_producer_that_delivers_is_kept():

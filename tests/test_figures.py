@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from threading import Event
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ def observe(monkeypatch):
     observers = []
 
     def make(read):
-        observers.append(Observer("It", lambda: read))
+        observers.append(Observer("It", lambda: nullcontext(read)))
         return observers[-1]
 
     yield make
@@ -82,29 +83,36 @@ def test_whatever_goes_wrong_is_told_by_its_kind_only(observe):
 
 
 def test_what_to_read_with_is_made_again_where_it_can_not_be_made(observe):
-    def make():
+    def reading():
         if not failures:
-            return lambda: 3
+            return nullcontext(lambda: 3)
         raise failures.pop()
 
     failures = [ValueError("Secret-Value")]
     observer = observe(lambda: 1)
-    observer._make = make
+    observer._reading = reading
     assert look(observer).problem == "It can't be read (ValueError)"
     wait_until(lambda: look(observer).value == 3, 5, "no reading")
 
 
-def test_what_to_read_with_is_made_once_and_kept(observe):
-    def make():
-        made.append(1)
-        return lambda: next(readings)
+def test_what_to_read_with_is_opened_once_and_closed_when_nobody_looks(
+    observe, monkeypatch
+):
+    @contextmanager
+    def reading():
+        opened.append(1)
+        yield lambda: next(readings)
+        closed.append(1)
 
-    made: list[int] = []
+    opened: list[int] = []
+    closed: list[int] = []
     readings = count(1)
     observer = observe(lambda: 1)
-    observer._make = make
+    observer._reading = reading
     wait_until(lambda: (look(observer).value or 0) > 2, 5, "no readings")
-    assert len(made) == 1
+    assert (len(opened), len(closed)) == (1, 0)
+    observer._wanted_until = 0
+    wait_until(lambda: len(closed) == 1, 5, "it is still open")
 
 
 def test_reading_ends_when_nobody_looks_and_begins_again(observe, monkeypatch):
@@ -188,7 +196,8 @@ def flow(monkeypatch):
     monkeypatch.setattr(topics, "describe_group", lambda *_: state.group)
     monkeypatch.setattr(Log, "spans", lambda log: state.spans)
     monkeypatch.setattr(Log, "committed", lambda log, store: state.committed)
-    state.read = FlowReader(lambda: "table-1")
+    reader = FlowReader(None, lambda: "table-1")  # type: ignore[arg-type]
+    state.read = lambda: reader.read(None)  # type: ignore[arg-type]
     return state
 
 
@@ -213,20 +222,6 @@ def test_a_recreated_topic_begins_a_new_chart(flow, monkeypatch):
     recreated = topics.Topic(TOPIC.name, "topic-2", TOPIC.partitions)
     monkeypatch.setattr(topics, "configured", lambda admin: recreated)
     assert len(flow.read().samples) == 1
-
-
-def test_an_admin_client_that_hears_nothing_is_given_up(flow, monkeypatch):
-    def away(admin):
-        raise KafkaUnavailable("away")
-
-    flow.read()
-    first = flow.read._admin
-    monkeypatch.setattr(topics, "configured", away)
-    with pytest.raises(KafkaUnavailable):
-        flow.read()
-    monkeypatch.setattr(topics, "configured", lambda admin: TOPIC)
-    flow.read()
-    assert flow.read._admin is not first
 
 
 # The page

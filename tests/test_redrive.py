@@ -17,7 +17,7 @@ from profiles.records import DeadLetter, InvalidRecord, ProducerRecord, Record
 from profiles.redrive import DeadLetters, NotMarked, redrive
 from profiles.topics import Topic
 from profiles.updates import Receipt, Source
-from tests.fakes import NOW_MS, TOPIC, FakeKafkaProducer, record_of
+from tests.fakes import NOW_MS, TOPIC, FakeAdmin, FakeKafkaProducer, record_of
 
 KEPT = Topic("patient-profile.dlq", "dead-letter-topic", 1)
 REASON = InvalidRecord("invalid_fields", "Phone")
@@ -190,7 +190,7 @@ class FakePublisher:
 def kafka(log, monkeypatch, settings):
     """The command on the fake log."""
     settings.KAFKA_PARTITIONS = TOPIC.partitions
-    monkeypatch.setattr(connections, "admin", lambda: None)
+    monkeypatch.setattr(connections, "admin", FakeAdmin)
     monkeypatch.setattr(connections, "group_reader", lambda: None)
     monkeypatch.setattr(connections, "dead_letter_producer", lambda: log)
     monkeypatch.setattr(topics, "describe", lambda admin, name: KEPT)

@@ -82,11 +82,11 @@ def answer(web: stack.Web, sent: bytes) -> bytes:
     Where it closes before it has read all, its answer may be lost on the way.
     """
     said = b""
-    with socket.create_connection(("127.0.0.1", web.port), timeout=10) as client:
-        with suppress(ConnectionError):
-            client.sendall(sent)
-            while received := client.recv(4096):
-                said += received
+    client = socket.create_connection(("127.0.0.1", web.port), timeout=10)
+    with client, suppress(ConnectionError):
+        client.sendall(sent)
+        while received := client.recv(4096):
+            said += received
     return said
 
 

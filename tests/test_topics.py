@@ -71,18 +71,6 @@ def test_a_topic_that_was_grown_is_read_where_that_is_asked_for(admin, settings)
         topics.configured(admin, grown=True)
 
 
-def test_a_client_that_hears_nothing_is_replaced_one_that_answers_is_kept(admin):
-    deaf: Any = FakeAdmin()
-    deaf.failure = KafkaError._TIMED_OUT
-    clients = [admin, deaf]
-    enquiry = topics.Enquiry(clients.pop)
-    with pytest.raises(KafkaUnavailable):
-        enquiry.ask(topics.configured)
-    assert [enquiry.ask(topics.configured) for _ in range(2)] == [TOPIC, TOPIC]
-    assert clients == []
-    assert deaf.closed
-
-
 def test_topic_and_group_are_asked_of_one_client(admin, monkeypatch):
     """It is false while nothing is in flight."""
     monkeypatch.setattr(FakeAdmin, "__bool__", lambda self: False, raising=False)
@@ -111,6 +99,77 @@ def test_a_group_has_a_member_unless_it_says_otherwise(group, has):
     """Tansu names none, in any state."""
     assert group.may_have("a") is has
     assert group.may_have(None) is (has and not group.members)
+
+
+class Asked:
+    """An enquiry, and the clients that it made: `deaf` ones hear nothing."""
+
+    def __init__(self, heard: FakeAdmin) -> None:
+        self.made: list[FakeAdmin] = []
+        self.deaf = False
+        self._heard = heard
+        make: Any = self._make
+        self._enquiry = topics.Enquiry(make)
+
+    def look(self) -> bool:
+        """Whether the topic was told."""
+        try:
+            return self._enquiry.ask(topics.configured) == TOPIC
+        except KafkaUnavailable:
+            return False
+
+    def closed(self) -> list[bool]:
+        return [admin.closed for admin in self.made]
+
+    def _make(self) -> FakeAdmin:
+        admin = FakeAdmin()
+        admin.topics = self._heard.topics
+        admin.failure = KafkaError._TIMED_OUT if self.deaf else None
+        self.made.append(admin)
+        return admin
+
+
+@pytest.fixture
+def asked(admin):
+    return Asked(admin)
+
+
+def test_a_client_that_answers_is_kept_though_nothing_is_in_flight(asked):
+    assert all(asked.look() for _ in range(100))
+    assert asked.closed() == [False]
+    assert not asked.made[0]
+
+
+def test_a_client_that_hears_nothing_is_closed_and_replaced(asked):
+    asked.deaf = True
+    assert not asked.look()
+    asked.deaf = False
+    assert asked.look()
+    assert asked.closed() == [True, False]
+
+
+def test_a_long_silence_ends_few_clients_and_leaves_one_at_most(asked):
+    asked.deaf = True
+    assert not any(asked.look() for _ in range(50))
+    assert 5 < len(asked.made) < 20
+    assert asked.closed().count(False) <= 1
+
+
+def test_each_silence_begins_with_a_new_client(asked):
+    for _ in range(10):
+        assert asked.look()
+        before = len(asked.made)
+        asked.made[-1].failure = KafkaError._TIMED_OUT
+        assert not asked.look()
+        assert asked.look()
+        assert len(asked.made) == before + 1
+
+
+def test_a_topic_that_is_missing_is_an_answer_and_ends_no_client(asked):
+    asked.look()
+    asked.made[0].failure = KafkaError.UNKNOWN_TOPIC_OR_PART
+    assert not any(asked.look() for _ in range(10))
+    assert asked.closed() == [False]
 
 
 class Reads:

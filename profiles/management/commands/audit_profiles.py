@@ -65,20 +65,23 @@ class Command(BaseCommand):
             )
 
     def _audit(self, share: Sample, grown: bool) -> Report:
-        admin = connections.admin()
-        topic = topics.configured(admin, grown)
-        report = audit(_System(topic), topic.id, settings.KAFKA_PARTITIONS, share)
-        if topics.configured(admin, grown).id != topic.id:
-            raise LogMoved(f"topic {topic.name} was recreated meanwhile: audit again")
+        with connections.admin() as admin:
+            topic = topics.configured(admin, grown)
+            letters = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
+            system, partitions = _System(topic, letters), settings.KAFKA_PARTITIONS
+            report = audit(system, topic.id, partitions, share)
+            if topics.configured(admin, grown).id != topic.id:
+                raise LogMoved(
+                    f"topic {topic.name} was recreated meanwhile: audit again"
+                )
         return report
 
 
 class _System:
     """The running system, as the audit reads it."""
 
-    def __init__(self, topic: topics.Topic) -> None:
+    def __init__(self, topic: topics.Topic, letters: topics.Topic) -> None:
         dynamodb = connections.dynamodb(ATTEMPTS)
-        letters = topics.describe(connections.admin(), settings.KAFKA_DLQ_TOPIC)
         self._store = Table(dynamodb, settings.DYNAMODB_TABLE)
         self._profiles = Profiles(dynamodb, settings.DYNAMODB_TABLE)
         self._log = Log(connections.group_reader(), topic)

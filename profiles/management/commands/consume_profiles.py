@@ -7,10 +7,10 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -141,14 +141,19 @@ class Command(BaseCommand):
             return False
         return True
 
+    @cached_property
+    def group_reader(self) -> Consumer:
+        """Reads what the group committed, from outside it."""
+        return connections.group_reader()
+
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
         """Whether we and, where others own partitions, the others are at the end."""
-        group = connections.group_reader()
 
         def caught_up() -> bool:
             others = set(self._partitions) - consumer.owned
             return consumer.caught_up and (
-                not others or topics.all_read(group, settings.KAFKA_TOPIC, others)
+                not others
+                or topics.all_read(self.group_reader, settings.KAFKA_TOPIC, others)
             )
 
         return caught_up

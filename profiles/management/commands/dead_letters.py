@@ -54,7 +54,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Read the topic, then do what was asked."""
         try:
-            topic = topics.describe(connections.admin(), settings.KAFKA_DLQ_TOPIC)
+            with connections.admin() as admin:
+                topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
             self._letters = DeadLetters(Log(connections.group_reader(), topic))
             self._letters.read()
             getattr(self, f"_{options['action']}")(**options)

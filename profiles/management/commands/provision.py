@@ -6,6 +6,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
@@ -20,7 +21,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Kafka first, then DynamoDB."""
-        admin = connections.admin()
+        with connections.admin() as admin:
+            self._provision_topics(admin)
+        self._provision_table()
+
+    def _provision_topics(self, admin: AdminClient) -> None:
         plans = provision.topic_plans(
             settings.KAFKA_TOPIC,
             settings.KAFKA_DLQ_TOPIC,
@@ -32,7 +37,6 @@ class Command(BaseCommand):
                 self._tell(provision.provision_topic(admin, plan))
         except KafkaException as error:
             raise CommandError(_kafka_trouble(error.args[0])) from None
-        self._provision_table()
 
     def _provision_table(self) -> None:
         client = connections.dynamodb()

@@ -17,12 +17,11 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 
-from profiles import connections, topics
+from profiles import topics
 from profiles.consumer import ProfileConsumer
 from profiles.logs import Log
 from profiles.management.commands import consume_profiles
 from profiles.management.progress import Progress
-from profiles.upserts import Table
 
 DONE = """Table {table} holds everything that is on the topic, consumed as group {group}.
 To switch over, restart web and consumers with {environ}."""
@@ -55,10 +54,9 @@ class Command(consume_profiles.Command):
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
         """As for every consumer, with a progress bar on a terminal."""
         is_over = super().caught_up(consumer)
-        topic = topics.configured(connections.admin(), self._grown)
-        log = Log(connections.group_reader(), topic)
+        log = Log(self.group_reader, self._read_topic())
         records = sum(map(len, log.spans().values()))
-        store = Table(connections.dynamodb(), settings.DYNAMODB_TABLE).identity()
+        store = self._table.identity()
         progress = Progress(sys.stderr, records, "records")
         if sys.stderr.isatty():
             logging.getLogger("profiles.consumer").setLevel(logging.WARNING)

@@ -112,7 +112,8 @@ class Command(BaseCommand):
             lambda: stack.has_tables(ports.dynamodb), "DynamoDB did not answer"
         )
         call_command("provision", stdout=self.stdout)
-        topic = topics.describe(connections.admin(), settings.KAFKA_TOPIC)
+        with connections.admin() as admin:
+            topic = topics.describe(admin, settings.KAFKA_TOPIC)
         clear_old_fences(connections.dynamodb(), settings.DYNAMODB_TABLE, topic.id)
 
     def _start_services(self, supervisor: Supervisor, ports: stack.Ports) -> None:
@@ -121,10 +122,10 @@ class Command(BaseCommand):
         supervisor.wait_until(
             lambda: stack.is_ready(ports.web), "the web was not ready"
         )
-        supervisor.wait_until(
-            partial(_has_joined, connections.admin()),
-            "the consumer did not join its group",
-        )
+        with connections.admin() as admin:
+            supervisor.wait_until(
+                partial(_has_joined, admin), "the consumer did not join its group"
+            )
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # a terminal that is gone

@@ -20,7 +20,8 @@ class Command(runserver.Command):
         """Prepare, then serve as Django does."""
         call_command("migrate", verbosity=0)
         try:
-            topics.configured(connections.admin())
+            with connections.admin() as admin:
+                topics.configured(admin)
         except (topics.KafkaUnavailable, topics.WrongTopic) as error:
             self.stderr.write(f"{error}; posts are answered 503 meanwhile.")
         super().inner_run(*args, **options)
