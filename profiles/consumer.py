@@ -8,10 +8,11 @@ DynamoDB; a batch that can't be finished is kept, or dropped uncommitted.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from threading import Thread
 from typing import Protocol, TypeVar
@@ -30,7 +31,7 @@ from profiles.logs import record_of
 from profiles.places import Places, PositionLost, known
 from profiles.records import DeadLetter, Record
 from profiles.topics import PATIENCE_S, Group, KafkaUnavailable, Topic, committed_now
-from profiles.updates import MergedUpdate, Source
+from profiles.updates import Incarnation, MergedUpdate, Source
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +85,13 @@ class Outcome(Protocol):
     def remaining(self) -> list[MergedUpdate]: ...
     @property
     def trouble(self) -> str: ...
+    @property
+    def unknown(self) -> Collection[Incarnation]: ...
 
 
-Apply = Callable[[Sequence[MergedUpdate]], Outcome]
+Apply = Callable[
+    [Sequence[MergedUpdate], Incarnation, Collection[Incarnation]], Outcome
+]
 PutDeadLetters = Callable[[Sequence[DeadLetter]], list[DeadLetter]]
 OnCommit = Callable[[KafkaError | None, list[TopicPartition]], None]
 
@@ -98,7 +103,8 @@ class ProfileConsumer:
     the topic as it is now, whose keys are placed by `partitions`; `group` tells who is
     in the group. `store` names the incarnation of the table that `apply`
     writes, and `read_store` tells it anew (None: not now). `apply` and `dead_letter`
-    return what is to be tried again.
+    return what is to be tried again; `apply` is also told our incarnation of topic and
+    table, and the former ones whose items it may take over.
     """
 
     def __init__(
@@ -121,6 +127,9 @@ class ProfileConsumer:
         self._topic = topic()
         self._store = store
         self._read_store = read_store
+        self._incarnation = Incarnation(self._topic.id, store)
+        self._former: set[Incarnation] = set()
+        self._unknown: set[Incarnation] = set()
         self._places = Places(self._kafka, self._topic, store)
         self._watched_at = self._store_read_at = time.monotonic()
         self._astray_since: float | None = None
@@ -220,6 +229,7 @@ class ProfileConsumer:
         """Try what is left of the batch once; whether it may be committed."""
         if not (self._proven(self._batch) and self._is_same_store()):
             return False
+        self._add_former()
         if self._batch.updates:
             self._apply_once(self._batch)
         if self._batch.letters and not self._is_late():
@@ -231,13 +241,27 @@ class ProfileConsumer:
         return self._stop_by is not None and time.monotonic() > self._stop_by
 
     def _apply_once(self, batch: Batch) -> None:
-        outcome = self._apply(batch.updates)
+        outcome = self._apply(batch.updates, self._incarnation, self._former)
         self._count(batch.updates, outcome)
         batch.updates = outcome.remaining
         batch.applied += outcome.applied
         batch.already += outcome.already
         if outcome.trouble:
             log.warning("waiting for the table: %s", outcome.trouble)
+        if outcome.unknown:
+            self._unknown |= {*outcome.unknown}
+            batch.proven, self._store_read_at = False, -math.inf
+
+    def _add_former(self) -> None:
+        """Topic and table were read anew after we saw these, and are still ours.
+
+        No id is given twice, so these are older than we are: were one of them newer,
+        we would not be what is read now.
+        """
+        for former in sorted(self._unknown, key=str):
+            log.info("taking over the items that are marked %s", former)
+        self._former |= self._unknown
+        self._unknown = set()
 
     def _count(self, updates: list[MergedUpdate], outcome: Outcome) -> None:
         metrics.applied.inc(outcome.applied)

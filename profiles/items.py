@@ -1,8 +1,11 @@
 """The item: a patient's row in the DynamoDB table.
 
-In: merged updates. Out: the conditional write that applies one, and the profile that
-an item shows. Holds the fence's name and the table's definition. Plain Python: it
-calls nobody.
+In: merged updates. Out: the conditional writes that apply one, and the profile that
+an item shows. Holds the names of mark and fence, and the table's definition. Plain
+Python: it calls nobody.
+
+A write is conditional on the item's fence, and on its mark: the incarnation of topic
+and table that the item was last written for (docs/decisions/0004).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from profiles.updates import MergedUpdate, Receipt, Source
+from profiles.updates import Incarnation, MergedUpdate, Receipt, Source
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import (
@@ -28,6 +31,10 @@ MAX_KEY_BYTES = 2048
 """DynamoDB's limit; a validated PatientId is always shorter."""
 
 UPDATED_AT = "UpdatedAt"
+INTERNAL = "_"
+"""What the name of an attribute begins with that is no field."""
+
+MARK = "_incarnation"
 FENCE_PREFIX = "_fence:"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,12 +50,14 @@ def fence_name(source: Source) -> str:
     return f"{FENCE_PREFIX}{source.topic_id}:{source.partition}"
 
 
-def upsert(table: str, update: MergedUpdate) -> UpdateItemInputTypeDef:
+def upsert(
+    table: str, update: MergedUpdate, ours: Incarnation
+) -> UpdateItemInputTypeDef:
     """The one write that merges an update and moves the fence, or does nothing.
 
     It is refused (ConditionalCheckFailedException, with the item as it is) where the
-    item already includes this offset: a redelivery, a replay, or the late write of a
-    former owner.
+    item already includes this offset (a redelivery, a replay, or the late write of a
+    former owner), and where it is not marked as ours.
     """
     written = _written(update)
     removed = _removed(update)
@@ -59,36 +68,69 @@ def upsert(table: str, update: MergedUpdate) -> UpdateItemInputTypeDef:
     return {
         "TableName": table,
         "Key": {KEY: {"S": update.patient_id}},
-        "UpdateExpression": f"SET #f = :f, {', '.join(sets)}"
+        "UpdateExpression": f"SET #m = :m, #f = :f, {', '.join(sets)}"
         + (f" REMOVE {', '.join(removals)}" if removals else ""),
-        "ConditionExpression": "attribute_not_exists(#f) OR #f < :f",
-        "ExpressionAttributeNames": {**names, "#f": fence_name(update.source)},
-        "ExpressionAttributeValues": {**values, ":f": {"N": str(update.offset)}},
+        "ConditionExpression": "attribute_not_exists(#k) OR "
+        "#m = :m AND (attribute_not_exists(#f) OR #f < :f)",
+        "ExpressionAttributeNames": {
+            **names,
+            "#k": KEY,
+            "#m": MARK,
+            "#f": fence_name(update.source),
+        },
+        "ExpressionAttributeValues": {
+            **values,
+            ":m": _mark(ours),
+            ":f": _fence(update),
+        },
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
 
 
-def update_statement(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
-    """`upsert` as PartiQL, for an item that exists; one of up to 25 in a call.
+def update_statement(
+    table: str, update: MergedUpdate, ours: Incarnation
+) -> BatchStatementRequestTypeDef:
+    """`upsert` as PartiQL, for an item that is ours; one of up to 25 in a call.
 
-    ConditionalCheckFailed means that there is no item, or that it includes the update.
-    `NOT f >= ?` holds where the fence is missing, on every engine.
+    ConditionalCheckFailed comes with the item as it is: there is none, or it includes
+    the update, or it is not marked as ours.
     """
     written = {**_written(update), fence_name(update.source): _fence(update)}
-    sets = " ".join(f'SET "{name}"=?' for name in written)
-    removals = " ".join(f'REMOVE "{name}"' for name in _removed(update))
-    condition = f'"{KEY}"=? AND NOT "{fence_name(update.source)}" >= ?'
-    return {
-        "Statement": f'UPDATE "{table}" {sets} {removals} WHERE {condition}',
-        "Parameters": [*written.values(), {"S": update.patient_id}, _fence(update)],
+    condition = f'"{MARK}"=? AND {_below_fence(update)}'
+    return _update(table, update, written, condition, _mark(ours), _fence(update))
+
+
+def adopt_statement(
+    table: str, update: MergedUpdate, ours: Incarnation, held: Incarnation | None
+) -> BatchStatementRequestTypeDef:
+    """`upsert` as PartiQL, for an item that a former incarnation has marked, or none.
+
+    The fence of another table says nothing of this one, where a late write of that
+    table may have made the item: it is set to this offset, and all that comes after
+    that in the log is still to be applied.
+    """
+    written = {
+        **_written(update),
+        MARK: _mark(ours),
+        fence_name(update.source): _fence(update),
     }
+    conditions, values = [f'"{MARK}" IS MISSING'], []
+    if held is not None:
+        conditions, values = [f'"{MARK}"=?'], [_mark(held)]
+    if trusts_fence(held, ours):
+        conditions.append(_below_fence(update))
+        values.append(_fence(update))
+    return _update(table, update, written, " AND ".join(conditions), *values)
 
 
-def insert_statement(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
+def insert_statement(
+    table: str, update: MergedUpdate, ours: Incarnation
+) -> BatchStatementRequestTypeDef:
     """`upsert` as PartiQL, for a new item; DuplicateItem means that there is one."""
     written = {
         KEY: {"S": update.patient_id},
         **_written(update),
+        MARK: _mark(ours),
         fence_name(update.source): _fence(update),
     }
     members = ", ".join(f"'{name}': ?" for name in written)
@@ -98,10 +140,47 @@ def insert_statement(table: str, update: MergedUpdate) -> BatchStatementRequestT
     }
 
 
+def held_by(item: Item) -> Incarnation | None:
+    """The incarnation that has marked the item; None: an earlier release wrote it."""
+    mark = item.get(MARK, {}).get("S")
+    return None if mark is None else Incarnation.parse(mark)
+
+
+def trusts_fence(held: Incarnation | None, ours: Incarnation) -> bool:
+    """Whether the fence of an item so marked holds for our table too."""
+    return held is None or held.table_id == ours.table_id
+
+
 def includes(item: Item, place: MergedUpdate | Receipt) -> bool:
     """Whether the item's fence tells that it includes the update of this place."""
     fence = item.get(fence_name(place.source), {})
     return "N" in fence and int(fence["N"]) >= place.offset
+
+
+def _update(
+    table: str,
+    update: MergedUpdate,
+    written: Mapping[str, AttributeValueTypeDef],
+    condition: str,
+    *values: AttributeValueTypeDef,
+) -> BatchStatementRequestTypeDef:
+    sets = " ".join(f'SET "{name}"=?' for name in written)
+    removals = " ".join(f'REMOVE "{name}"' for name in _removed(update))
+    where = f'"{KEY}"=? AND {condition}'
+    return {
+        "Statement": f'UPDATE "{table}" {sets} {removals} WHERE {where}',
+        "Parameters": [*written.values(), {"S": update.patient_id}, *values],
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
+
+
+def _below_fence(update: MergedUpdate) -> str:
+    """Holds where the fence is missing too, on every engine; its value comes last."""
+    return f'NOT "{fence_name(update.source)}" >= ?'
+
+
+def _mark(by: Incarnation) -> AttributeValueTypeDef:
+    return {"S": str(by)}
 
 
 def _written(update: MergedUpdate) -> dict[str, AttributeValueTypeDef]:
@@ -126,14 +205,23 @@ def iso_timestamp(timestamp_ms: int) -> str:
 
 
 def profile(item: Item) -> dict[str, str]:
-    """The profile that an item shows: the posted fields and UpdatedAt, no fences."""
-    return {name: value["S"] for name, value in item.items() if "S" in value}
+    """The profile that an item shows: the posted fields and UpdatedAt."""
+    return {
+        name: value["S"]
+        for name, value in item.items()
+        if "S" in value and not name.startswith(INTERNAL)
+    }
 
 
 def etag(item: Item) -> str:
-    """The item's version (RFC 9110, 8.8.3): it changes with each fence, and only so."""
+    """The item's version (RFC 9110, 8.8.3): it changes with each write, and only so.
+
+    With the mark: while a restored table is filled again, fences come by once more.
+    """
     version = ",".join(
-        f"{name}={offset}" for name, offset in sorted(fences(item).items())
+        f"{name}={value.get('N') or value.get('S')}"
+        for name, value in sorted(item.items())
+        if name.startswith(INTERNAL)
     )
     return f'"{hashlib.sha256(version.encode()).hexdigest()[:32]}"'
 
@@ -158,8 +246,8 @@ def fence_places(item: Item) -> Iterator[Receipt | None]:
                 yield None
 
 
-def incarnation(table: TableDescriptionTypeDef) -> str:
-    """Names this incarnation of the table: one made anew under its name has another."""
+def table_id(table: TableDescriptionTypeDef) -> str:
+    """Names this very table: one that is made anew under its name has another."""
     created = int(table["CreationDateTime"].timestamp())
     return table.get("TableId") or f"created-{created}"
 

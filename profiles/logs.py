@@ -21,7 +21,7 @@ from confluent_kafka import (
 from profiles import topics
 from profiles.records import Headers, Record
 from profiles.topics import PATIENCE_S, READ_TIMEOUT_S, KafkaUnavailable, Topic
-from profiles.updates import Receipt, Source
+from profiles.updates import Incarnation, Receipt, Source
 
 FETCHED = 1000
 FETCH_S = 0.1
@@ -61,8 +61,10 @@ class Log:
         }
 
     def _is_ours(self, mark: str | None, store: str | None) -> bool:
-        topic_id, _, table = (mark or "").partition(" ")
-        return not mark or (topic_id == self.topic.id and store in (None, table))
+        if not mark:
+            return True
+        by = Incarnation.parse(mark)
+        return by.topic_id == self.topic.id and store in (None, by.table_id)
 
     def spans(self, partitions: Collection[int] | None = None) -> dict[int, range]:
         """The retained offsets of each partition, or of these, as they are now.

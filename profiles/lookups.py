@@ -99,7 +99,7 @@ class Profiles:
         """Names this incarnation of the table, as the offsets' marks do."""
         with self._reading():
             answer = self._client.describe_table(TableName=self._table)
-        return items.incarnation(answer["Table"])
+        return items.table_id(answer["Table"])
 
     def await_receipt(
         self, patient_id: str, receipt: Receipt, seconds: float

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 from profiles.topics import Topic, watermarks
+from profiles.updates import Incarnation
 
 LAG_TIMEOUT_S = 2.0
 
@@ -50,7 +51,7 @@ class Places:
     def __init__(self, kafka: Consumer, topic: Topic, store: str) -> None:
         self._kafka = kafka
         self._topic = topic
-        self._mark = f"{topic.id} {store}"
+        self._mark = str(Incarnation(topic.id, store))
         self._of: dict[int, Place] = {}
 
     @property

@@ -30,6 +30,27 @@ class Source:
     partition: int
 
 
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """A topic and a table, each by its id: what a consumer reads, and what it writes.
+
+    Its text marks the offsets that are committed for it, and the items it has written.
+    No id is ever given twice, so a former incarnation does not come back.
+    """
+
+    topic_id: str
+    table_id: str
+
+    def __str__(self) -> str:
+        return f"{self.topic_id} {self.table_id}"
+
+    @classmethod
+    def parse(cls, mark: str) -> Incarnation:
+        """Read what `str` writes."""
+        topic_id, _, table_id = mark.partition(" ")
+        return cls(topic_id, table_id)
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Receipt:
     """Where an accepted update stands in the log.

@@ -1,16 +1,16 @@
 """The upserts: merged updates written to the table, each under its fence.
 
-In: merged updates. Out: how many were applied or already there, and which are to be
-tried again. One bounded attempt: whoever calls decides when to call again. Writes go
-in batches of conditional statements, one write unit each; what a batch can't decide is
-decided by one conditional `update_item`.
+In: merged updates. Out: how many were applied or already there, which are to be tried
+again, and which unknown incarnations hold items. One bounded attempt: whoever calls
+decides when to call again. Writes go in batches of conditional statements, one write
+unit each; what a batch can't decide is decided by one conditional `update_item`.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from botocore.exceptions import (
 )
 
 from profiles import items
-from profiles.updates import MergedUpdate, Source
+from profiles.updates import Incarnation, MergedUpdate, Source
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -37,7 +37,7 @@ CALLS = 4
 """Calls in flight at a time: each has patients of its own."""
 
 Build = Callable[[str, MergedUpdate], "BatchStatementRequestTypeDef"]
-Step = Callable[[list[MergedUpdate], "Outcome", float], list[MergedUpdate]]
+Step = Callable[[list[MergedUpdate], "Outcome", "_Attempt"], list[MergedUpdate]]
 
 _LATER = {
     "InternalServerError",
@@ -66,13 +66,17 @@ class StoreAway(Exception):
 
 @dataclass(slots=True)
 class Outcome:
-    """What one attempt came to; `remaining` keeps the order of each patient."""
+    """What one attempt came to; `remaining` keeps the order of each patient.
+
+    `unknown` are incarnations that hold items of those which remain.
+    """
 
     applied: int = 0
     already: int = 0
     remaining: list[MergedUpdate] = field(default_factory=list)
     trouble: str = ""
     created: int = 0
+    unknown: set[Incarnation] = field(default_factory=set)
 
     def leave(self, updates: Sequence[MergedUpdate], trouble: str = "") -> None:
         """Leave these for the next attempt."""
@@ -84,7 +88,32 @@ class Outcome:
         self.applied += part.applied
         self.already += part.already
         self.created += part.created
+        self.unknown |= part.unknown
         self.leave(part.remaining, part.trouble)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One attempt: until when, for which incarnation, and which are former ones.
+
+    `held` is by patient who has marked an item that is to be adopted; None: nobody.
+    """
+
+    deadline: float
+    ours: Incarnation
+    former: Collection[Incarnation]
+    held: dict[str, Incarnation | None] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    def split(
+        self, chunk: list[MergedUpdate]
+    ) -> tuple[list[MergedUpdate], list[MergedUpdate]]:
+        """Those whose item is to be adopted, and the others."""
+        known = [update for update in chunk if update.patient_id in self.held]
+        return known, [u for u in chunk if u.patient_id not in self.held]
 
 
 class Table:
@@ -106,20 +135,20 @@ class Table:
             table = self._client.describe_table(TableName=self._name)["Table"]
         except (BotoCoreError, ClientError) as error:
             raise StoreAway(self._trouble(error)) from None
-        return items.incarnation(table)
+        return items.table_id(table)
 
     def prove(self) -> None:
         """Write a scratch item and see each condition hold and fail; then remove it.
 
-        For engines that are not AWS: one that reads the fence's condition otherwise
-        would lose updates in silence. Raises StoreRefused or StoreAway.
+        For engines that are not AWS: one that reads a condition otherwise would lose
+        updates in silence. Raises StoreRefused or StoreAway.
         """
         scratch = f"self-test {uuid.uuid4()}"
         try:
             answers = self._answers_about(scratch)
         except (BotoCoreError, ClientError) as error:
             raise StoreAway(self._trouble(error)) from None
-        if answers != _PROVEN:
+        if answers != [answer for _, _, answer in _PROOF]:
             raise StoreRefused(
                 f"the engine of table {self._name} reads the condition otherwise "
                 f"({', '.join(answers)}): it can't keep the order of updates"
@@ -129,7 +158,7 @@ class Table:
         try:
             return [
                 self._say(build(self._name, _scratch_update(scratch, offset)))
-                for build, offset in _PROOF
+                for build, offset, _ in _PROOF
             ]
         finally:
             self._client.delete_item(
@@ -140,17 +169,24 @@ class Table:
         answer = self._client.batch_execute_statement(Statements=[statement])
         return str(answer["Responses"][0].get("Error", {}).get("Code", "written"))
 
-    def apply(self, updates: Sequence[MergedUpdate]) -> Outcome:
+    def apply(
+        self,
+        updates: Sequence[MergedUpdate],
+        ours: Incarnation,
+        former: Collection[Incarnation] = (),
+    ) -> Outcome:
         """Make one attempt of about ATTEMPT_S; raises StoreRefused.
 
-        A refused condition counts as `already`: the item includes the update. A
+        A refusal by the fence counts as `already`: the item includes the update. A
         timeout is not an outcome: the write is tried again, and refused if it landed.
+        An item that a former incarnation has marked is adopted; one that is marked by
+        any other is left, and its incarnation told.
         """
-        deadline = time.monotonic() + ATTEMPT_S
+        attempt = _Attempt(time.monotonic() + ATTEMPT_S, ours, former)
         now, later = _one_per_patient(updates)
         chunks = [now[i : i + STATEMENTS] for i in range(0, len(now), STATEMENTS)]
         outcome = Outcome()
-        for part in self._pool.map(partial(self._apply_chunk, deadline), chunks):
+        for part in self._pool.map(partial(self._apply_chunk, attempt), chunks):
             outcome.add(part)
         outcome.leave(later)
         self._learn(outcome)
@@ -164,50 +200,66 @@ class Table:
         """
         if outcome.applied:
             self._mostly_new = outcome.created > outcome.applied // 2
+        moved = outcome.applied or outcome.already or outcome.unknown
         if not outcome.remaining:
             self._skipped = 0
-        elif not (outcome.applied or outcome.already or outcome.trouble):
+        elif not (moved or outcome.trouble):
             self._skipped = min(self._skipped + 1, 2)
 
-    def _apply_chunk(self, deadline: float, chunk: list[MergedUpdate]) -> Outcome:
+    def _apply_chunk(self, attempt: _Attempt, chunk: list[MergedUpdate]) -> Outcome:
         """Each step takes what the one before it was refused."""
         outcome = Outcome()
         for step in self._steps(len(chunk)):
             if chunk:
-                chunk = step(chunk, outcome, deadline)
+                chunk = step(chunk, outcome, attempt)
         return outcome
 
     def _steps(self, size: int) -> list[Step]:
         """What most patients need comes first; only `_decide` is always right."""
         if size == 1:
             return [self._decide]
-        steps: list[Step] = [self._update, self._create, self._decide]
+        steps: list[Step] = [self._update, self._create, self._adopt, self._decide]
         if self._mostly_new:
-            steps = [self._create, self._update, self._decide]
+            steps = [self._create, self._update, self._adopt, self._decide]
         return steps[self._skipped :]
 
     def _update(
-        self, chunk: list[MergedUpdate], outcome: Outcome, deadline: float
+        self, chunk: list[MergedUpdate], outcome: Outcome, attempt: _Attempt
     ) -> list[MergedUpdate]:
-        return self._execute(items.update_statement, chunk, outcome, deadline)
+        build = partial(items.update_statement, ours=attempt.ours)
+        return self._execute(build, chunk, outcome, attempt)
 
     def _create(
-        self, chunk: list[MergedUpdate], outcome: Outcome, deadline: float
+        self, chunk: list[MergedUpdate], outcome: Outcome, attempt: _Attempt
     ) -> list[MergedUpdate]:
         before = outcome.applied
-        refused = self._execute(items.insert_statement, chunk, outcome, deadline)
+        build = partial(items.insert_statement, ours=attempt.ours)
+        known, others = attempt.split(chunk)
+        refused = self._execute(build, others, outcome, attempt)
         outcome.created += outcome.applied - before
-        return refused
+        return known + refused
+
+    def _adopt(
+        self, chunk: list[MergedUpdate], outcome: Outcome, attempt: _Attempt
+    ) -> list[MergedUpdate]:
+        """Those whose item was seen to be marked by a former incarnation, or none."""
+
+        def build(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
+            held = attempt.held[update.patient_id]
+            return items.adopt_statement(table, update, attempt.ours, held)
+
+        known, others = attempt.split(chunk)
+        return others + self._execute(build, known, outcome, attempt)
 
     def _execute(
         self,
         build: Build,
         chunk: list[MergedUpdate],
         outcome: Outcome,
-        deadline: float,
+        attempt: _Attempt,
     ) -> list[MergedUpdate]:
         """One call; every statement succeeds or fails alone. Returns the refused."""
-        if time.monotonic() >= deadline:
+        if not chunk or attempt.is_over:
             outcome.leave(chunk)
             return []
         statements = [build(self._name, update) for update in chunk]
@@ -218,47 +270,69 @@ class Table:
             return []
         refused = []
         for update, response in zip(chunk, answer["Responses"], strict=True):
-            code = response.get("Error", {}).get("Code")
+            refusal = response.get("Error", {})
+            code, item = refusal.get("Code"), refusal.get("Item")
             if code is None:
                 outcome.applied += 1
-            elif code in _REFUSALS:
-                refused.append(update)
-            else:
+            elif code not in _REFUSALS:
                 outcome.leave([update], self._trouble_of(code))
+            elif not (item and self._is_settled(update, item, outcome, attempt)):
+                refused.append(update)
         return refused
 
     def _decide(
-        self, chunk: list[MergedUpdate], outcome: Outcome, deadline: float
+        self, chunk: list[MergedUpdate], outcome: Outcome, attempt: _Attempt
     ) -> list[MergedUpdate]:
         """One conditional write each: between an update refused for want of an item and
         a creation refused for its presence, another writer may have made it.
         """
         for update in chunk:
-            if time.monotonic() >= deadline:
+            if attempt.is_over:
                 outcome.leave([update])
-                continue
-            try:
-                self._client.update_item(**items.upsert(self._name, update))
-                outcome.applied += 1
-            except (BotoCoreError, ClientError) as error:
-                if self._is_refused(error, update):
-                    outcome.already += 1
-                else:
-                    outcome.leave([update], self._trouble(error))
+            elif not self._is_decided(update, outcome, attempt):
+                outcome.leave(self._adopt([update], outcome, attempt))
         return []
 
-    def _is_refused(
-        self, error: BotoCoreError | ClientError, update: MergedUpdate
+    def _is_decided(
+        self, update: MergedUpdate, outcome: Outcome, attempt: _Attempt
     ) -> bool:
-        """Whether the fence refused the write, and rightly."""
-        if not isinstance(error, ClientError) or _code(error) not in _REFUSALS:
-            return False
-        item = cast("items.Item", error.response.get("Item", {}))
-        if not items.includes(item, update):
+        """Whether one write has settled it; else its item is to be adopted."""
+        try:
+            self._client.update_item(**items.upsert(self._name, update, attempt.ours))
+            outcome.applied += 1
+        except (BotoCoreError, ClientError) as error:
+            if isinstance(error, ClientError) and _code(error) in _REFUSALS:
+                item = cast("items.Item", error.response.get("Item", {}))
+                return self._is_settled(update, item, outcome, attempt)
+            outcome.leave([update], self._trouble(error))
+        return True
+
+    def _is_settled(
+        self,
+        update: MergedUpdate,
+        item: items.Item,
+        outcome: Outcome,
+        attempt: _Attempt,
+    ) -> bool:
+        """Whether this attempt is done with an update that its item has refused.
+
+        Else the item is to be adopted. Raises StoreRefused where the item shows no
+        cause for the refusal.
+        """
+        held = items.held_by(item)
+        if items.trusts_fence(held, attempt.ours) and items.includes(item, update):
+            outcome.already += 1
+        elif not item or held == attempt.ours:
             raise StoreRefused(
                 f"table {self._name} refused an update that its item does not "
                 "include: this engine reads the condition otherwise"
             ) from None
+        elif held is None or held in attempt.former:
+            attempt.held[update.patient_id] = held
+            return False
+        else:
+            outcome.leave([update])
+            outcome.unknown.add(held)
         return True
 
     def _trouble(self, error: BotoCoreError | ClientError) -> str:
@@ -285,24 +359,39 @@ class Table:
         raise StoreRefused(f"DynamoDB refuses table {self._name}: {code}") from None
 
 
-_PROOF: list[tuple[Build, int]] = [
-    (items.update_statement, 5),
-    (items.insert_statement, 5),
-    (items.insert_statement, 6),
-    (items.update_statement, 5),
-    (items.update_statement, 6),
-    (items.update_statement, 10),
-    (items.update_statement, 9),
+def _unmarked(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
+    """As an earlier release left an item."""
+    statement = f"INSERT INTO \"{table}\" VALUE {{'{items.KEY}': ?}}"
+    return {"Statement": statement, "Parameters": [{"S": update.patient_id}]}
+
+
+_OURS = Incarnation("self-test", "table")
+_NEXT_TOPIC = Incarnation("next", "table")
+_NEXT_TABLE = Incarnation("self-test", "next")
+_update = partial(items.update_statement, ours=_OURS)
+_insert = partial(items.insert_statement, ours=_OURS)
+_adopt = items.adopt_statement
+_WRITTEN, _REFUSED, _THERE = "written", "ConditionalCheckFailed", "DuplicateItem"
+
+_PROOF: list[tuple[Build, int, str]] = [
+    (_update, 5, _REFUSED),  # no item
+    (_unmarked, 0, _WRITTEN),
+    (_update, 5, _REFUSED),
+    (partial(_adopt, ours=_OURS, held=None), 4, _WRITTEN),
+    (partial(_adopt, ours=_OURS, held=None), 5, _REFUSED),
+    (_insert, 6, _THERE),
+    (_update, 4, _REFUSED),
+    (_update, 6, _WRITTEN),
+    (_update, 10, _WRITTEN),
+    (_update, 9, _REFUSED),
+    (partial(items.update_statement, ours=_NEXT_TOPIC), 11, _REFUSED),
+    (partial(_adopt, ours=_NEXT_TOPIC, held=_OURS), 10, _REFUSED),
+    (partial(_adopt, ours=_NEXT_TOPIC, held=_OURS), 11, _WRITTEN),
+    (partial(_adopt, ours=_NEXT_TABLE, held=_OURS), 12, _REFUSED),
+    (partial(_adopt, ours=_NEXT_TABLE, held=_NEXT_TOPIC), 3, _WRITTEN),
+    (partial(items.update_statement, ours=_NEXT_TABLE), 4, _WRITTEN),
 ]
-_PROVEN = [
-    "ConditionalCheckFailed",
-    "written",
-    "DuplicateItem",
-    "ConditionalCheckFailed",
-    "written",
-    "written",
-    "ConditionalCheckFailed",
-]
+"""What is asked of a scratch item, at which offset, and what the answer has to be."""
 
 
 def _scratch_update(patient_id: str, offset: int) -> MergedUpdate:

@@ -16,7 +16,7 @@ from profiles import access, lookups, throttles, tokens
 from profiles.throttles import Throttle
 from profiles.upserts import Table
 from tests import identity
-from tests.fakes import update_at
+from tests.fakes import OURS, update_at
 
 JSON = "application/json"
 
@@ -214,7 +214,7 @@ def test_with_the_permission_one_sees_the_pages(production, dynamodb, person, ca
 
 
 def test_the_trail_names_the_person(production, dynamodb, person, capfd):
-    Table(dynamodb, "patient-profile").apply([update_at(0, "7")])
+    Table(dynamodb, "patient-profile").apply([update_at(0, "7")], OURS)
     person(may_view=True).get("/profiles/7/")
     assert '"who":"user:ada"' in capfd.readouterr().out
 

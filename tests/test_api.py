@@ -24,7 +24,7 @@ from profiles.records import ProducerRecord
 from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from profiles.updates import Receipt, Source
 from profiles.upserts import Table
-from tests.fakes import update_at
+from tests.fakes import OURS, update_at
 
 JSON = "application/json"
 
@@ -125,7 +125,7 @@ def test_the_location_leads_to_the_profile(post, dynamodb, patient_id):
     assert location.isascii()
     assert location.count("/") == 2
     assert unquote(location) == f"/patientprofile/{patient_id}"
-    Table(dynamodb, "patient-profile").apply([update_at(0, patient_id)])
+    Table(dynamodb, "patient-profile").apply([update_at(0, patient_id)], OURS)
     assert Client().get(location).json()["PatientId"] == patient_id
 
 
@@ -360,7 +360,7 @@ def test_neither_answer_nor_log_tells_a_posted_value(
 
 def test_a_stored_profile_is_read(dynamodb):
     update = update_at(5, FirstName="John")
-    Table(dynamodb, "patient-profile").apply([update])
+    Table(dynamodb, "patient-profile").apply([update], OURS)
     assert Client().get("/patientprofile/1").json() == {
         "PatientId": "1",
         "FirstName": "John",

@@ -27,8 +27,10 @@ from profiles.consumer import (
 )
 from profiles.records import Code
 from profiles.topics import Group, KafkaUnavailable, Topic
+from profiles.updates import Incarnation, MergedUpdate, Source
 from profiles.upserts import StoreRefused, Table
 from tests.fakes import (
+    NOW_MS,
     SOURCE,
     TOPIC,
     Clock,
@@ -51,6 +53,7 @@ BAD = {
 }
 
 
+OURS = Incarnation(TOPIC.id, "store")
 MARK = f"{TOPIC.id} store"
 
 
@@ -745,14 +748,14 @@ def test_a_passing_error_is_logged_and_lived_with(world, caplog):
 
 def test_refusals_count_as_applied_only_while_the_topic_is_the_same(world):
     w = world([message(0)])
-    w.table.update_item(**items.upsert("t", update_at(5)))
+    w.table.update_item(**items.upsert("t", update_at(5), OURS))
     w.turn()
     assert w.kafka.commits == [{0: 1}]
 
 
 def test_a_refusal_on_a_recreated_topic_starts_over_with_nothing_committed(world):
     w = world([message(0, FirstName="new")])
-    w.table.update_item(**items.upsert("t", update_at(5)))
+    w.table.update_item(**items.upsert("t", update_at(5), OURS))
     w.topics = [RECREATED]
     with pytest.raises(StartOver):
         w.turn()
@@ -761,7 +764,7 @@ def test_a_refusal_on_a_recreated_topic_starts_over_with_nothing_committed(world
 
 def test_a_refusal_waits_for_kafka_to_tell_the_topic(world):
     w = world([message(0)])
-    w.table.update_item(**items.upsert("t", update_at(5)))
+    w.table.update_item(**items.upsert("t", update_at(5), OURS))
     w.topics = [KafkaUnavailable("away"), KafkaUnavailable("away")]
     w.turn()
     assert w.topics == []
@@ -990,6 +993,64 @@ def test_a_table_that_is_replaced_while_it_is_waited_for_is_begun_anew(world):
     with pytest.raises(StartOver):
         w.turn()
     assert (w.table.items, w.kafka.commits) == ({}, [])
+
+
+FORMER = [Incarnation("topic-0", "store"), Incarnation(TOPIC.id, "former")]
+
+
+def held_by(incarnation):
+    table: Any = FakeDynamoDB()
+    source = Source(incarnation.topic_id, 0)
+    update = MergedUpdate("1", {"FirstName": "old"}, source, 9, NOW_MS)
+    Table(table, "t").apply([update], incarnation)
+    return table
+
+
+@pytest.fixture
+def found(clock):
+    """Makes a world that owns partition 0 and finds patient 1 as another left it."""
+
+    def make(incarnation: Incarnation) -> World:
+        world = World(clock, [[message(0, FirstName="new")]], held_by(incarnation))
+        world.kafka.assign(0)
+        return world
+
+    return make
+
+
+@pytest.mark.parametrize("incarnation", FORMER)
+def test_an_item_is_taken_over_once_topic_and_table_were_read_anew(found, incarnation):
+    w = found(incarnation)
+    seen: list[str] = []
+    w.topics = [TOPIC, KafkaUnavailable("away")]  # before the write, and after it
+    w.kafka.turns += [lambda: seen.append(w.shown()["FirstName"])]
+    w.turn()
+    assert (w.topics, seen) == ([], ["old"])
+    assert w.shown() == {"FirstName": "new"}
+    assert w.table.items["1"][items.MARK] == {"S": MARK}
+    assert w.kafka.commits == [{0: 1}]
+
+
+@pytest.mark.parametrize("incarnation", FORMER)
+@pytest.mark.parametrize("asked", ["topic", "table"])
+def test_an_item_of_a_newer_incarnation_is_left_to_it(found, incarnation, asked):
+    w = found(incarnation)
+    if asked == "topic":
+        w.topics = [TOPIC, RECREATED]
+    else:
+        w.stores = ["newer"]  # though it was read within STORE_S
+    with pytest.raises(StartOver):
+        w.turn()
+    assert w.shown() == {"FirstName": "old"}
+    assert w.kafka.commits == []
+
+
+def test_a_table_that_does_not_tell_its_id_is_taken_over_once_it_does(found):
+    w = found(FORMER[1])
+    w.stores = [None, None]
+    w.turn()
+    assert w.stores == []
+    assert w.shown() == {"FirstName": "new"}
 
 
 def test_a_table_that_does_not_tell_which_it_is_is_waited_for(world, clock):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from profiles import items
 from profiles.updates import MergedUpdate, Source, merge
 from profiles.upserts import Table
-from tests.fakes import NOW_MS, SOURCE, FakeDynamoDB, update_at
+from tests.fakes import NOW_MS, OURS, SOURCE, FakeDynamoDB, update_at
 
 FIELDS = st.dictionaries(
     st.sampled_from(["FirstName", "LastName", "Sex"]),
@@ -47,7 +47,7 @@ def fold(log):
 
 
 def write(client, updates):
-    Table(client, "t").apply(updates)
+    Table(client, "t").apply(updates, OURS)
 
 
 def shown(client):
@@ -115,7 +115,7 @@ def test_the_same_holds_on_moto(seed, dynamodb, settings):
     table = Table(dynamodb, settings.DYNAMODB_TABLE)
     for start, end in [(0, seed), (seed, 5), (0, 2), (1, 4), (0, 5)]:
         for update in merge(log[start:end]):  # one by one: moto knows no PartiQL
-            table.apply([update])
+            table.apply([update], OURS)
     found = dynamodb.scan(TableName=settings.DYNAMODB_TABLE)["Items"]
     assert {item["PatientId"]["S"]: items.profile(item) for item in found} == fold(log)
 
@@ -149,5 +149,7 @@ def test_a_profile_shows_no_fence():
 
 
 def test_field_names_and_values_never_stand_in_the_expression():
-    call = items.upsert("t", update_at(0, Name="Secret", Sex=None))
-    assert call["UpdateExpression"] == "SET #f = :f, #0 = :0, #1 = :1 REMOVE #2"
+    call = items.upsert("t", update_at(0, Name="Secret", Sex=None), OURS)
+    assert call["UpdateExpression"] == (
+        "SET #m = :m, #f = :f, #0 = :0, #1 = :1 REMOVE #2"
+    )

@@ -7,7 +7,7 @@ import pytest
 from profiles import connections, items
 from profiles.lookups import Profiles, StoreUnavailable
 from profiles.upserts import Table
-from tests.fakes import refusal, update_at
+from tests.fakes import OURS, refusal, update_at
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def table(dynamodb):
     """Seven profiles, and their reader."""
     table = Table(dynamodb, "patient-profile")
     for number in range(7):  # moto takes no batches
-        table.apply([update_at(number, f"patient {number}")])
+        table.apply([update_at(number, f"patient {number}")], OURS)
     return Profiles(dynamodb, "patient-profile")
 
 

@@ -13,7 +13,7 @@ from profiles import lookups, pages, serializers, timeline, topics
 from profiles.topics import KafkaUnavailable
 from profiles.updates import Receipt
 from profiles.upserts import Table
-from tests.fakes import update_at
+from tests.fakes import OURS, update_at
 
 STRANGE_IDS = [
     "a/b",
@@ -77,7 +77,7 @@ def store(dynamodb):
     table = Table(dynamodb, "patient-profile")
 
     def store(patient="1", **fields):
-        table.apply([update_at(0, patient, **fields)])
+        table.apply([update_at(0, patient, **fields)], OURS)
 
     return store
 

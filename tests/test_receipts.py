@@ -13,7 +13,7 @@ from profiles import ingest, items, lookups, records, topics, updates, upserts
 from profiles.lookups import Profiles, StoreUnavailable
 from profiles.updates import Receipt, Source
 from tests.engines.kafka import murmur2_partitions
-from tests.fakes import update_at
+from tests.fakes import OURS, update_at
 from tests.test_api import problem
 
 TOPIC = topics.Topic("patient-profile", "topic-1", 12)
@@ -266,7 +266,7 @@ def test_if_none_match_compares_weakly_and_takes_any(table, told, status):
 def test_the_list_is_read_page_by_page(dynamodb, settings):
     table = upserts.Table(dynamodb, settings.DYNAMODB_TABLE)
     for number in range(5):
-        table.apply([update_at(number, f"p{number}", FirstName="A")])
+        table.apply([update_at(number, f"p{number}", FirstName="A")], OURS)
     seen: list[str] = []
     cursor: str | None = ""
     while cursor is not None:

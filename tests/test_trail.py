@@ -12,7 +12,7 @@ from profiles import ingest, items, lookups
 from profiles.producer import NotAcknowledged
 from profiles.updates import Receipt, Source
 from profiles.upserts import Table
-from tests.fakes import update_at
+from tests.fakes import OURS, update_at
 
 JSON = "application/json"
 
@@ -54,7 +54,7 @@ def post(body: object, **options):
 def store(dynamodb, *patients: str) -> None:
     table = Table(dynamodb, "patient-profile")
     for offset, patient in enumerate(patients):
-        table.apply([update_at(offset, patient)])
+        table.apply([update_at(offset, patient)], OURS)
 
 
 def test_an_accepted_update_leaves_who_what_whom_when_and_where(publisher, lines):

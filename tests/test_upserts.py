@@ -14,15 +14,16 @@ from botocore.exceptions import (
 )
 
 from profiles import connections, items, serializers, upserts
-from profiles.updates import MergedUpdate, Source
+from profiles.updates import Incarnation, MergedUpdate, Source
 from profiles.upserts import Outcome, StoreAway, StoreRefused, Table
-from tests.fakes import Clock, FakeDynamoDB, refusal, update_at
+from tests import fakes
+from tests.fakes import OURS, SOURCE, Clock, FakeDynamoDB, refusal, update_at
 
 URL = "http://127.0.0.1:1"
 
 
 def attempt(client, *updates):
-    return Table(client, "patient-profile").apply([*updates])
+    return Table(client, "patient-profile").apply([*updates], OURS)
 
 
 @pytest.fixture
@@ -62,6 +63,7 @@ def test_an_update_is_written_with_its_moment_and_its_fence(dynamodb):
         "FirstName": {"S": "John"},
         "UpdatedAt": {"S": "2023-11-14T22:13:20.005+00:00"},
         "_fence:topic-1:0": {"N": "5"},
+        "_incarnation": {"S": "topic-1 table-1"},
     }
 
 
@@ -128,7 +130,7 @@ def test_a_missing_table_names_the_command_that_makes_it(dynamodb):
     with pytest.raises(
         StoreRefused, match=r"other does not exist.*manage.py provision"
     ):
-        Table(dynamodb, "other").apply([update_at(0)])
+        Table(dynamodb, "other").apply([update_at(0)], OURS)
 
 
 def test_a_refused_connection_remains_to_be_tried_again(settings, monkeypatch):
@@ -229,21 +231,115 @@ def test_a_refusal_that_the_fence_does_not_explain_stops():
         attempt(client, update_at(1))
 
 
-def test_after_a_batch_of_new_patients_creating_comes_first(monkeypatch):
+NEXT_TOPIC = Incarnation("topic-2", OURS.table_id)
+NEXT_TABLE = Incarnation(OURS.topic_id, "table-2")
+PAIRS = pytest.mark.parametrize(
+    "patients", [["1"], ["1", "2"]], ids=["one", "in a batch"]
+)
+
+
+def write(client, patients, offset, ours=OURS, former=(), **fields):
+    updates = [update_at(offset, patient, **fields) for patient in patients]
+    return Table(client, "t").apply(updates, ours, former)
+
+
+def marks(client):
+    return {str(items.held_by(item)) for item in client.items.values()}
+
+
+@PAIRS
+def test_an_item_of_an_earlier_release_is_marked_with_its_next_update(patients):
+    client = FakeDynamoDB()
+    write(client, patients, 4, FirstName="A")
+    for item in client.items.values():
+        del item[items.MARK]
+    assert write(client, patients, 4, FirstName="B").already == len(patients)
+    assert write(client, patients, 5, Sex="Other").applied == len(patients)
+    assert marks(client) == {str(OURS)}
+
+
+@PAIRS
+def test_an_item_of_an_unknown_incarnation_is_left_and_told(patients):
+    client = FakeDynamoDB()
+    write(client, patients, 4, NEXT_TOPIC)
+    outcome = write(client, patients, 5)
+    assert (outcome.applied, len(outcome.remaining)) == (0, len(patients))
+    assert outcome.unknown == {NEXT_TOPIC}
+    assert marks(client) == {str(NEXT_TOPIC)}
+
+
+@PAIRS
+def test_a_former_topics_item_is_adopted_under_its_fence(patients):
+    client = FakeDynamoDB()
+    write(client, patients, 4, FirstName="A")
+    assert write(client, patients, 4, NEXT_TOPIC, [OURS]).already == len(patients)
+    assert marks(client) == {str(OURS)}
+    assert write(client, patients, 5, NEXT_TOPIC, [OURS]).applied == len(patients)
+    assert marks(client) == {str(NEXT_TOPIC)}
+
+
+@PAIRS
+def test_a_former_tables_item_is_adopted_whatever_its_fence_says(patients):
+    client = FakeDynamoDB()
+    write(client, patients, 4, FirstName="A")
+    outcome = write(client, patients, 1, NEXT_TABLE, [OURS], Sex="Other")
+    assert (outcome.applied, outcome.already) == (len(patients), 0)
+    for item in client.items.values():
+        assert items.fences(item) == {items.fence_name(SOURCE): 1}
+        assert {"FirstName", "Sex"} <= items.profile(item).keys()
+    assert write(client, patients, 1, NEXT_TABLE).already == len(patients)
+    assert write(client, patients, 5, OURS, Sex=None).unknown == {NEXT_TABLE}
+
+
+def test_a_redelivered_batch_takes_one_call(monkeypatch):
     client: Any = FakeDynamoDB()
-    said = []
-    write = client.batch_execute_statement
+    write(client, "12", 4)
+    said = listened(monkeypatch, client)
+    assert write(client, "12", 4).already == 2
+    assert said == ["UPDATE"]
+
+
+def test_an_engine_that_shows_no_refused_item_is_asked_one_by_one(monkeypatch):
+    client: Any = FakeDynamoDB()
+    run = client.batch_execute_statement
+
+    def mute(Statements):
+        answer = run(Statements)
+        for response in answer["Responses"]:
+            response.get("Error", {}).pop("Item", None)
+        return answer
+
+    write(client, "12", 4)
+    write(client, "3", 4, NEXT_TOPIC)
+    monkeypatch.setattr(client, "batch_execute_statement", mute)
+    assert write(client, "12", 4).already == 2
+    assert write(client, "1234", 5, former=[NEXT_TOPIC]).applied == 4
+    assert marks(client) == {str(OURS)}
+
+
+def listened(monkeypatch, client):
+    """The first word of each batch's first statement, from now on."""
+    said: list[str] = []
+    run = client.batch_execute_statement
 
     def listening(Statements):
         said.append(Statements[0]["Statement"].split()[0])
-        return write(Statements)
+        return run(Statements)
 
     monkeypatch.setattr(client, "batch_execute_statement", listening)
+    return said
+
+
+def test_after_a_batch_of_new_patients_creating_comes_first(monkeypatch):
+    client: Any = FakeDynamoDB()
+    said = listened(monkeypatch, client)
     table = Table(client, "t")
     for start in (0, 2, 0):
-        table.apply([update_at(start, str(start)), update_at(start, str(start + 1))])
-    table.apply([update_at(9, "0"), update_at(9, "1")])
-    table.apply([update_at(10, "0"), update_at(10, "1")])
+        table.apply(
+            [update_at(start, str(start)), update_at(start, str(start + 1))], OURS
+        )
+    table.apply([update_at(9, "0"), update_at(9, "1")], OURS)
+    table.apply([update_at(10, "0"), update_at(10, "1")], OURS)
     assert said == [
         *("UPDATE", "INSERT"),  # new, and not known to be
         "INSERT",  # new, as expected
@@ -258,14 +354,14 @@ def test_however_slow_the_calls_every_update_gets_through(monkeypatch, known):
     """A batch is refused what is new, then what is known: one call an attempt."""
     clock, client = Clock(), FakeDynamoDB()
     updates = [update_at(offset, patient=str(offset)) for offset in range(20)]
-    Table(client, "t").apply(updates[:known])  # type: ignore[arg-type]
+    Table(client, "t").apply(updates[:known], OURS)  # type: ignore[arg-type]
     monkeypatch.setattr(upserts, "time", clock)
     for name in ("update_item", "batch_execute_statement"):
         monkeypatch.setattr(client, name, slowly(clock, getattr(client, name)))
     table: Any = Table(client, "t")  # type: ignore[arg-type]
     outcome, attempts = Outcome(remaining=updates), 0
     while outcome.remaining:
-        outcome, attempts = table.apply(outcome.remaining), attempts + 1
+        outcome, attempts = table.apply(outcome.remaining, OURS), attempts + 1
         assert attempts < 30
     assert len(client.items) == 20
 
@@ -283,22 +379,32 @@ def test_a_statement_of_all_fields_is_far_below_dynamodbs_limit():
     fields.pop("PatientId")
     source = Source("A" * 22, 9_999)
     update = MergedUpdate("1", fields, source, 10**18, 0)
-    for build in (items.update_statement, items.insert_statement):
-        assert len(build("t" * 255, update)["Statement"]) < 8192 / 4
+    for statement in (
+        items.update_statement("t" * 255, update, OURS),
+        items.insert_statement("t" * 255, update, OURS),
+        items.adopt_statement("t" * 255, update, OURS, OURS),
+    ):
+        assert len(statement["Statement"]) < 8192 / 4
 
 
-def test_an_engine_that_reads_the_condition_otherwise_is_found_out():
-    class Blind(FakeDynamoDB):
-        def _update(self, text, values):
-            self.items.get(values[-2]["S"], {}).pop("_fence:self-test:0", None)
-            return super()._update(text, values)
+@pytest.mark.parametrize(
+    "term",
+    ['AND "_incarnation"=?', 'AND "_incarnation" IS MISSING', 'AND NOT "_fence:'],
+    ids=["the mark", "its absence", "the fence"],
+)
+def test_an_engine_that_reads_a_condition_otherwise_is_found_out(monkeypatch, term):
+    client: Any = FakeDynamoDB()
+    Table(client, "t").prove()
+    assert client.items == {}
+    holds = fakes._holds
 
-    good: Any = FakeDynamoDB()
-    blind: Any = Blind()
-    Table(good, "t").prove()
-    assert good.items == {}
+    def blind(item, conditions, values):
+        return term in f" AND {conditions}" or holds(item, conditions, values)
+
+    monkeypatch.setattr(fakes, "_holds", blind)
     with pytest.raises(StoreRefused, match="reads the condition otherwise"):
-        Table(blind, "t").prove()
+        Table(client, "t").prove()
+    assert client.items == {}
 
 
 def test_a_proof_that_fails_half_way_leaves_nothing():
