@@ -22,7 +22,7 @@ from profiles import serializers
 from profiles.histories import DAMAGE, Finding, History, Shape, Spans
 from profiles.items import KEY, UPDATED_AT, Item, iso_timestamp
 from profiles.records import InvalidRecord, Misplaced, Record, key_of
-from profiles.updates import Receipt
+from profiles.updates import Incarnation, Receipt
 
 
 class Readings(Protocol):
@@ -75,12 +75,14 @@ class Report:
         return sum(len(tally.patients) + len(tally.places) for tally in found)
 
 
-def audit(readings: Readings, topic_id: str, partitions: int, sample: Sample) -> Report:
+def audit(
+    readings: Readings, incarnation: Incarnation, partitions: int, sample: Sample
+) -> Report:
     """Take the readings in their order, fold, and compare.
 
     The topic's keys are placed by `partitions`.
     """
-    shape = Shape(topic_id, partitions, serializers.FIELDS)
+    shape = Shape(incarnation, partitions, serializers.FIELDS)
     ledger = _Ledger(shape, readings.committed())
     for item in readings.items():
         if sample.has(key_of(item[KEY]["S"])):
@@ -151,7 +153,7 @@ class _Ledger:
         if not history.include(place, values, certain=not dead) and not dead:
             finding = self._fate(place)
             self._report.tallies[finding].records += 1
-            history.note(finding)
+            history.note(finding, values)
 
     def _fate(self, place: Receipt) -> Finding:
         """What became of a record that is in no item."""

@@ -10,9 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from profiles.items import FENCE_PREFIX, KEY, UPDATED_AT, Item, fence_places
+from profiles.items import (
+    FENCE_PREFIX,
+    KEY,
+    MARK,
+    UPDATED_AT,
+    Item,
+    fence_places,
+    held_by,
+    trusts_fence,
+)
 from profiles.records import partition_of
-from profiles.updates import Receipt
+from profiles.updates import Incarnation, Receipt
 
 Spans = Mapping[int, range]
 """The offsets that each partition's log retains."""
@@ -40,10 +49,12 @@ _NOTHING: frozenset[Finding] = frozenset()
 
 
 class Shape:
-    """The attributes that an item may show, one bit each, and its topic."""
+    """The attributes that an item may show, one bit each; its topic and its table."""
 
-    def __init__(self, topic_id: str, partitions: int, fields: Sequence[str]) -> None:
-        self.topic_id = topic_id
+    def __init__(
+        self, incarnation: Incarnation, partitions: int, fields: Sequence[str]
+    ) -> None:
+        self.incarnation = incarnation
         self.partitions = partitions
         self.bits = {name: 1 << i for i, name in enumerate([*fields, UPDATED_AT])}
 
@@ -75,7 +86,7 @@ class Shape:
     def explains(self, item: Item) -> bool:
         """Whether every attribute is one that an update could have written."""
         return all(
-            name == KEY
+            name in (KEY, MARK)
             or name.startswith(FENCE_PREFIX)
             or (name in self.bits and "S" in value)
             for name, value in item.items()
@@ -86,17 +97,18 @@ class Fold:
     """One partition's records of a patient, up to the item's fence there.
 
     Three sets of attributes: `held` by some record, those whose `last` value the item
-    shows, and those of which it shows `some` value.
+    shows, and those of which it shows `some` value. A fence that is not `trusted` is
+    of another table: the consumer goes on from before the first record.
     """
 
     __slots__ = ("at_home", "explained", "fence", "held", "last", "partition", "some")
 
-    def __init__(self, fence: Receipt, home: int) -> None:
+    def __init__(self, fence: Receipt, home: int, trusted: bool) -> None:
         self.partition = fence.source.partition
         self.at_home = self.partition == home
-        self.fence = fence.offset
+        self.fence = fence.offset if trusted else -1
         self.held = self.last = self.some = 0
-        self.explained = False
+        self.explained = not trusted
 
     def add(self, offset: int, held: int, shown: int) -> None:
         """Fold in the next record."""
@@ -122,21 +134,32 @@ class Fold:
 class History:
     """One patient's item, and what the records read so far say of it."""
 
-    __slots__ = ("_digest", "_folds", "_noted", "_odd", "_shape", "_unfenced", "_whole")
+    __slots__ = (
+        "_ahead",
+        "_digest",
+        "_folds",
+        "_noted",
+        "_odd",
+        "_shape",
+        "_unfenced",
+        "_whole",
+    )
 
     def __init__(self, shape: Shape, item: Item | None = None) -> None:
         fences = list(fence_places(item or {}))
         home = -1 if item is None else shape.home(item)
+        trusted = trusts_fence(held_by(item or {}), shape.incarnation)
         folds = [
-            Fold(fence, home)
+            Fold(fence, home, trusted)
             for fence in fences
-            if fence and fence.source.topic_id == shape.topic_id
+            if fence and fence.source.topic_id == shape.incarnation.topic_id
         ]
         self._shape = shape
         self._digest = None if item is None else shape.digest(item)
         self._odd = item is not None and not shape.explains(item)
         self._folds = tuple(folds)
         self._noted = _NOTHING
+        self._ahead = 0
         self._unfenced = item is not None and (not fences or None in fences)
         self._whole = len(folds) == len(fences)
 
@@ -166,9 +189,14 @@ class History:
             return None
         return Finding.UNKNOWN if self._unfenced else Finding.DIVERGED
 
-    def note(self, finding: Finding) -> None:
-        """Keep what was found of a record that is not included."""
+    def note(self, finding: Finding, values: Mapping[str, str | None]) -> None:
+        """Keep what was found of a record that is not included.
+
+        An item of a table that was restored may show what is yet to be applied.
+        """
         self._noted |= {finding}
+        if finding is Finding.BEHIND and self._digest is not None:
+            self._ahead |= self._shape.shown(self._digest, values)
 
     def findings(self, spans: Spans) -> frozenset[Finding]:
         """What is found of the patient, once every record was read."""
@@ -198,7 +226,7 @@ class History:
         present = self._shape.present(digest)
         earlier = some | ~present
         wrong = held & ~last
-        invented = whole and (self._odd or present & ~held)
+        invented = whole and (self._odd or present & ~held & ~self._ahead)
         judged = {
             Finding.STALE: wrong & earlier,
             Finding.DIVERGED: wrong & ~earlier or invented,

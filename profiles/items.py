@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from profiles.updates import Incarnation, MergedUpdate, Receipt, Source
@@ -164,14 +165,21 @@ def _update(
     condition: str,
     *values: AttributeValueTypeDef,
 ) -> BatchStatementRequestTypeDef:
-    sets = " ".join(f'SET "{name}"=?' for name in written)
-    removals = " ".join(f'REMOVE "{name}"' for name in _removed(update))
-    where = f'"{KEY}"=? AND {condition}'
+    removed = tuple(_removed(update))
     return {
-        "Statement": f'UPDATE "{table}" {sets} {removals} WHERE {where}',
+        "Statement": _update_text(table, tuple(written), removed, condition),
         "Parameters": [*written.values(), {"S": update.patient_id}, *values],
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
+
+
+@lru_cache(1024)
+def _update_text(
+    table: str, written: tuple[str, ...], removed: tuple[str, ...], condition: str
+) -> str:
+    sets = " ".join(f'SET "{name}"=?' for name in written)
+    removals = " ".join(f'REMOVE "{name}"' for name in removed)
+    return f'UPDATE "{table}" {sets} {removals} WHERE "{KEY}"=? AND {condition}'
 
 
 def _below_fence(update: MergedUpdate) -> str:

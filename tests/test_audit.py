@@ -13,11 +13,11 @@ import pytest
 from profiles import serializers
 from profiles.audit import Report, Sample, audit
 from profiles.histories import Finding
-from profiles.items import fence_name, iso_timestamp
+from profiles.items import MARK, fence_name, iso_timestamp
 from profiles.management.commands.audit_profiles import as_json, as_text
 from profiles.records import InvalidRecord, Record, partition_of
-from profiles.updates import Receipt, Source, Update
-from tests.fakes import NOW_MS, TOPIC
+from profiles.updates import Incarnation, Receipt, Source, Update
+from tests.fakes import NOW_MS, OURS, TOPIC
 
 F = Finding
 EARLIER = Source("an earlier topic", 0)
@@ -70,6 +70,7 @@ class World:
     def _merge(self, record: Record, update: Update) -> None:
         item = self.table.setdefault(update.patient_id, {})
         item["PatientId"] = {"S": update.patient_id}
+        item[MARK] = {"S": str(OURS)}
         item["UpdatedAt"] = {"S": iso_timestamp(record.timestamp_ms)}
         item[fence_name(record.source)] = {"N": str(record.offset)}
         for name, value in update.fields.items():
@@ -108,7 +109,7 @@ class World:
 
 
 def report_of(world: World, sample: Sample | None = None) -> Report:
-    return audit(world, TOPIC.id, TOPIC.partitions, sample or Sample())
+    return audit(world, OURS, TOPIC.partitions, sample or Sample())
 
 
 def found(world: World) -> dict[Finding, list[str]]:
@@ -214,6 +215,43 @@ def test_a_running_system_is_never_called_damaged(seed):
     report = report_of(world)
     assert not report.damaged
     assert not report.tallies[F.NOT_JUDGED].patients
+
+
+FORMER = {"S": str(Incarnation(TOPIC.id, "a former table"))}
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_restored_table_is_behind_until_it_is_filled_again(seed):
+    """Its items show more than their fences say; or less, by a late write."""
+    choose = random.Random(seed)
+    world = World()
+    numbers = map(str, count())
+    at_home = (p for p in numbers if partition_of(p, TOPIC.partitions) == 0)
+    patients = [*islice(at_home, 4)]
+    for _ in range(30):
+        name = choose.choice(["FirstName", "LastName", "Phone"])
+        fields: dict[str, Any] = {name: choose.choice(["a", "b", None])}
+        world.post(choose.choice(patients), **fields)
+    world.catch_up()
+    for item in world.table.values():
+        item[MARK] = FORMER
+        lacking = choose.choice([*item])
+        if lacking.endswith("Name"):
+            del item[lacking]
+    world.applied = {0: 0, 1: 0}
+    world.commit()
+    for _ in world.log[0]:
+        assert not report_of(world).damaged
+        world.apply()
+        if choose.random() < 0.3:
+            world.commit()
+    world.commit()
+    assert [*found(world)] == [F.IN_ORDER]
+
+
+def test_an_item_that_was_not_filled_again_is_lost(world):
+    world.table["1"][MARK] = FORMER
+    assert found(world)[F.LOST] == ["1"]
 
 
 # Damage

@@ -91,6 +91,7 @@ def test_the_original_curl_reaches_the_table_and_the_page(running, web):
     item = running.items()["1"]
     topic_id, partition, offset = answer.json()["Receipt"].rsplit(".", 2)
     assert item.pop(f"_fence:{topic_id}:{partition}") == offset
+    assert item.pop("_incarnation").startswith(f"{topic_id} ")
     assert item.pop("UpdatedAt").endswith("+00:00")
     assert item == {
         "PatientId": "1",
@@ -245,7 +246,7 @@ def fold(updates: dict[int, dict[str, Any]]) -> dict[str, str]:
 
 
 def shown(item: dict[str, str]) -> dict[str, str]:
-    ours = ("_fence:", "UpdatedAt")
+    ours = ("_", "UpdatedAt")
     return {name: text for name, text in item.items() if not name.startswith(ours)}
 
 

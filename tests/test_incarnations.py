@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from profiles import consumer, items
 from profiles.consumer import ProfileConsumer
-from profiles.topics import Topic
+from profiles.topics import Group, Topic
 from profiles.updates import Incarnation
 from profiles.upserts import Table
 from tests.fakes import TOPIC, Clock, FakeDynamoDB, FakeKafkaConsumer, message
@@ -30,13 +30,13 @@ CLOCK = Clock()
 
 OLD: Log = [
     ("1", {"FirstName": "A", "LastName": "A"}),
-    ("2", {"FirstName": "B"}),
+    ("f", {"FirstName": "B"}),
     ("1", {"LastName": "C", "Phone": "1"}),
     ("1", {"FirstName": "E", "Phone": None}),
 ]
 NEW: Log = [
     ("1", {"FirstName": "F"}),
-    ("2", {"LastName": "G"}),
+    ("f", {"LastName": "G"}),
 ]
 
 
@@ -158,6 +158,8 @@ class World:
         member = ProfileConsumer(
             kafka.made,
             lambda: self._topic,
+            self._topic.partitions,
+            lambda: Group("STABLE", None),
             self._store(),
             self._store,
             Table(client, "t").apply,
@@ -369,5 +371,5 @@ def test_a_history_that_nobody_disturbs_is_the_fold_of_its_log():
     for history in HISTORIES:
         world = World()
         history(world, 3)
-        for patient in "12":
+        for patient in "1f":
             assert world.shown()[patient] in world.may_show(patient)

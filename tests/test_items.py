@@ -143,9 +143,23 @@ def test_a_patient_id_alone_is_an_update_too():
     assert shown(client)["1"].keys() == {"PatientId", "UpdatedAt"}
 
 
-def test_a_profile_shows_no_fence():
-    item: items.Item = {"PatientId": {"S": "1"}, "_fence:t:0": {"N": "4"}}
-    assert items.profile(item) == {"PatientId": "1"}
+def test_a_profile_shows_neither_fence_nor_mark():
+    client = FakeDynamoDB()
+    write(client, [update_at(7)])
+    assert shown(client)["1"].keys() == {"PatientId", "UpdatedAt"}
+    assert client.items["1"]["_incarnation"] == {"S": "topic-1 table-1"}
+
+
+def test_the_version_changes_with_the_fence_and_with_the_mark():
+    client = FakeDynamoDB()
+    write(client, [update_at(7)])
+    item = client.items["1"]
+    changed = [
+        {**item, items.fence_name(SOURCE): {"N": "8"}},
+        {**item, items.MARK: {"S": "topic-1 table-2"}},
+    ]
+    assert len({items.etag(each) for each in [item, *changed]}) == 3
+    assert items.etag({**item, "Sex": {"S": "Other"}}) == items.etag(item)
 
 
 def test_field_names_and_values_never_stand_in_the_expression():

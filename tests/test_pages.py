@@ -157,6 +157,8 @@ def test_the_detail_tells_what_is_not_set_and_shows_the_item(store):
     content = html.unescape(browse("/profiles/1/").content.decode())
     assert "not set" in content
     assert '"_fence:topic-1:0"' in content
+    assert '"_incarnation"' in content
+    assert str(OURS) not in str(rows(browse("/profiles/1/")))
 
 
 def test_an_unknown_patient_is_a_404_page(dynamodb, story):

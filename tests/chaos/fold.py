@@ -15,6 +15,7 @@ from tests.chaos.observed import Item, Logged, Place
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FENCE_PREFIX = "_fence:"
+MARK = "_incarnation"
 
 Fence = tuple[str, int]
 """An item's fence attribute: its name, and the offset that it holds."""
@@ -104,11 +105,22 @@ def fences(item: Item | None) -> list[Fence]:
 
 
 def explains(states: Mapping[Fence, Item], item: Item | None) -> bool:
-    """Whether an item is the fold up to its fence; so is one that is not there."""
+    """Whether an item is the fold up to its fence; so is one that is not there.
+
+    Its mark has to name the topic of that fence.
+    """
     if item is None:
         return True
-    shown = fences(item)
-    return len(shown) == 1 and item == states.get(shown[0])
+    shown, unmarked = fences(item), {n: v for n, v in item.items() if n != MARK}
+    return (
+        len(shown) == 1
+        and unmarked == states.get(shown[0])
+        and shown[0][0].startswith(f"{FENCE_PREFIX}{_marked_topic(item)}:")
+    )
+
+
+def _marked_topic(item: Item) -> str:
+    return str(item.get(MARK, {}).get("S", "")).partition(" ")[0]
 
 
 def without_effect(updates: Sequence[Update], item: Item | None) -> set[Place]:

@@ -37,6 +37,7 @@ def item(fence: int, patient: str = "1", **fields: str) -> Item:
         **{name: {"S": value} for name, value in fields.items()},
         "UpdatedAt": {"S": f"1970-01-01T00:00:01.{fence:03}+00:00"},
         FENCE: {"N": str(fence)},
+        "_incarnation": {"S": f"{TOPIC_ID} table"},
     }
 
 
@@ -146,6 +147,13 @@ def test_an_item_that_no_record_explains_is_out_of_order(sound):
 def test_an_item_without_a_fence_is_out_of_order(sound):
     shown = dict(item(3, LastName="Doe", IsPregnant="True"))
     del shown[FENCE]
+    assert damage(replace(with_item(sound, shown), samples=[]))["out_of_order"] == 1
+
+
+def test_an_item_that_is_marked_for_another_topic_is_out_of_order(sound):
+    shown = dict(item(3, LastName="Doe", IsPregnant="True"))
+    assert damage(replace(with_item(sound, shown), samples=[])) == {}
+    shown["_incarnation"] = {"S": "another table"}
     assert damage(replace(with_item(sound, shown), samples=[]))["out_of_order"] == 1
 
 

@@ -21,7 +21,7 @@ from profiles.lookups import Profiles, StoreUnavailable
 from profiles.management.progress import Progress
 from profiles.records import Record
 from profiles.redrive import DeadLetters
-from profiles.updates import Receipt
+from profiles.updates import Incarnation, Receipt
 from profiles.upserts import StoreAway, StoreRefused, Table
 
 ATTEMPTS = 8
@@ -65,30 +65,36 @@ class Command(BaseCommand):
             )
 
     def _audit(self, share: Sample, grown: bool) -> Report:
+        table = Table(connections.dynamodb(ATTEMPTS), settings.DYNAMODB_TABLE)
         with connections.admin() as admin:
             topic = topics.configured(admin, grown)
             letters = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
-            system, partitions = _System(topic, letters), settings.KAFKA_PARTITIONS
-            report = audit(system, topic.id, partitions, share)
+            incarnation = Incarnation(topic.id, table.identity())
+            system = _System(topic, letters, incarnation.table_id)
+            report = audit(system, incarnation, settings.KAFKA_PARTITIONS, share)
             if topics.configured(admin, grown).id != topic.id:
                 raise LogMoved(
                     f"topic {topic.name} was recreated meanwhile: audit again"
                 )
+        if table.identity() != incarnation.table_id:
+            raise LogMoved("the table was replaced meanwhile: audit again")
         return report
 
 
 class _System:
     """The running system, as the audit reads it."""
 
-    def __init__(self, topic: topics.Topic, letters: topics.Topic) -> None:
+    def __init__(
+        self, topic: topics.Topic, letters: topics.Topic, table_id: str
+    ) -> None:
+        self._table_id = table_id
         dynamodb = connections.dynamodb(ATTEMPTS)
-        self._store = Table(dynamodb, settings.DYNAMODB_TABLE)
         self._profiles = Profiles(dynamodb, settings.DYNAMODB_TABLE)
         self._log = Log(connections.group_reader(), topic)
         self._letters = DeadLetters(Log(connections.group_reader(), letters))
 
     def committed(self) -> dict[int, int]:
-        return self._log.committed(self._store.identity())
+        return self._log.committed(self._table_id)
 
     def items(self) -> Iterator[Item]:
         return self._profiles.all()
