@@ -11,6 +11,7 @@ and table that the item was last written for (docs/decisions/0004).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -154,8 +155,18 @@ def trusts_fence(held: Incarnation | None, ours: Incarnation) -> bool:
 
 def includes(item: Item, place: MergedUpdate | Receipt) -> bool:
     """Whether the item's fence tells that it includes the update of this place."""
-    fence = item.get(fence_name(place.source), {})
-    return "N" in fence and int(fence["N"]) >= place.offset
+    fence = item.get(fence_name(place.source))
+    return fence is not None and _is_offset(fence) and int(fence["N"]) >= place.offset
+
+
+def has_sound_fence(item: Item, source: Source) -> bool:
+    """Whether its fence of this source is missing, or one that a write of ours left."""
+    fence = item.get(fence_name(source))
+    return fence is None or _is_offset(fence)
+
+
+def _is_offset(fence: AttributeValueTypeDef) -> bool:
+    return re.fullmatch(r"\d+", fence.get("N", ""), re.ASCII) is not None
 
 
 def _update(

@@ -28,7 +28,10 @@ from profiles.updates import Incarnation, MergedUpdate, Source
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import BatchStatementRequestTypeDef
+    from mypy_boto3_dynamodb.type_defs import (
+        BatchStatementRequestTypeDef,
+        BatchStatementResponseTypeDef,
+    )
 
 ATTEMPT_S = 1.0
 STATEMENTS = 25
@@ -54,6 +57,8 @@ _LATER = {
 """Answers, less the word Exception, that the same request may not meet again."""
 
 _REFUSALS = {"ConditionalCheckFailed", "DuplicateItem"}
+_INVALID = {"Validation", "ValidationError"}
+"""Of a whole call, and of one statement; a write alone shows whose item it is."""
 
 
 class StoreRefused(Exception):
@@ -266,19 +271,32 @@ class Table:
         try:
             answer = self._client.batch_execute_statement(Statements=statements)
         except (BotoCoreError, ClientError) as error:
+            if isinstance(error, ClientError) and _code(error) in _INVALID:
+                return chunk
             outcome.leave(chunk, self._trouble(error))
             return []
-        refused = []
-        for update, response in zip(chunk, answer["Responses"], strict=True):
-            refusal = response.get("Error", {})
-            code, item = refusal.get("Code"), refusal.get("Item")
-            if code is None:
-                outcome.applied += 1
-            elif code not in _REFUSALS:
-                outcome.leave([update], self._trouble_of(code))
-            elif not (item and self._is_settled(update, item, outcome, attempt)):
-                refused.append(update)
-        return refused
+        answers = zip(chunk, answer["Responses"], strict=True)
+        return [u for u, said in answers if self._is_refused(u, said, outcome, attempt)]
+
+    def _is_refused(
+        self,
+        update: MergedUpdate,
+        response: BatchStatementResponseTypeDef,
+        outcome: Outcome,
+        attempt: _Attempt,
+    ) -> bool:
+        """Whether the next step has to take it; else its outcome is noted."""
+        refusal = response.get("Error", {})
+        code, item = refusal.get("Code"), refusal.get("Item")
+        if code is None:
+            outcome.applied += 1
+        elif code in _INVALID:
+            return True
+        elif code in _REFUSALS:
+            return not (item and self._is_settled(update, item, outcome, attempt))
+        else:
+            outcome.leave([update], self._trouble_of(code))
+        return False
 
     def _decide(
         self, chunk: list[MergedUpdate], outcome: Outcome, attempt: _Attempt
@@ -296,12 +314,18 @@ class Table:
     def _is_decided(
         self, update: MergedUpdate, outcome: Outcome, attempt: _Attempt
     ) -> bool:
-        """Whether one write has settled it; else its item is to be adopted."""
+        """Whether one write has settled it; else its item is to be adopted.
+
+        Raises StoreRefused where the item can't be written.
+        """
         try:
             self._client.update_item(**items.upsert(self._name, update, attempt.ours))
             outcome.applied += 1
         except (BotoCoreError, ClientError) as error:
-            if isinstance(error, ClientError) and _code(error) in _REFUSALS:
+            code = _code(error) if isinstance(error, ClientError) else ""
+            if isinstance(error, ClientError) and code in _INVALID:
+                raise self._damaged(update, _why_invalid(error)) from None
+            if isinstance(error, ClientError) and code in _REFUSALS:
                 item = cast("items.Item", error.response.get("Item", {}))
                 return self._is_settled(update, item, outcome, attempt)
             outcome.leave([update], self._trouble(error))
@@ -316,11 +340,15 @@ class Table:
     ) -> bool:
         """Whether this attempt is done with an update that its item has refused.
 
-        Else the item is to be adopted. Raises StoreRefused where the item shows no
-        cause for the refusal.
+        Else the item is to be adopted. Raises StoreRefused where the fence is damaged,
+        or the item shows no cause for the refusal.
         """
         held = items.held_by(item)
-        if items.trusts_fence(held, attempt.ours) and items.includes(item, update):
+        trusted = items.trusts_fence(held, attempt.ours)
+        if trusted and not items.has_sound_fence(item, update.source):
+            name = items.fence_name(update.source)
+            raise self._damaged(update, f"its {name} is no offset") from None
+        if trusted and items.includes(item, update):
             outcome.already += 1
         elif not item or held == attempt.ours:
             raise StoreRefused(
@@ -334,6 +362,15 @@ class Table:
             outcome.leave([update])
             outcome.unknown.add(held)
         return True
+
+    def _damaged(self, update: MergedUpdate, why: str) -> StoreRefused:
+        """Names the item that an operator has to mend, and the update that waits."""
+        return StoreRefused(
+            f"the item of patient {update.patient_id} in table {self._name} can't be "
+            f"written: {why}; the update in partition {update.source.partition} at "
+            f"offset {update.offset} waits for it. Mend the item as "
+            "docs/operations.md describes under 'A damaged item'"
+        )
 
     def _trouble(self, error: BotoCoreError | ClientError) -> str:
         """Why to try later; raises StoreRefused where that would not help.
@@ -409,6 +446,13 @@ def _one_per_patient(
     now: dict[str, MergedUpdate] = {}
     later = [u for u in updates if now.setdefault(u.patient_id, u) is not u]
     return list(now.values()), later
+
+
+def _why_invalid(error: ClientError) -> str:
+    """The answer's own text is left out: it may quote values."""
+    if "item size" in error.response["Error"]["Message"].lower():
+        return "it would be larger than the 400 KB that DynamoDB allows"
+    return "DynamoDB answers ValidationException"
 
 
 def _code(error: ClientError) -> str:

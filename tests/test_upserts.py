@@ -231,6 +231,69 @@ def test_a_refusal_that_the_fence_does_not_explain_stops():
         attempt(client, update_at(1))
 
 
+DAMAGED_FENCES = [{"S": "Secret"}, {"B": b"7"}, {"N": "1000.5"}, {"NULL": True}]
+
+
+@pytest.mark.parametrize("fence", DAMAGED_FENCES, ids=str)
+def test_a_damaged_fence_stops_with_the_item_to_be_mended(fence):
+    client, name = FakeDynamoDB(), items.fence_name(Source("topic-1", 0))
+    client.troubles = [refusal("ConditionalCheckFailedException", Item={name: fence})]
+    with pytest.raises(StoreRefused, match=f"its {name} is no offset") as refused:
+        attempt(client, update_at(17, "p-1", FirstName="Secret"))
+    assert_names_the_item(refused.value)
+    assert "engine" not in str(refused.value)
+
+
+def assert_names_the_item(error: StoreRefused) -> None:
+    assert "patient p-1 in table patient-profile" in str(error)
+    assert "partition 0 at offset 17" in str(error)
+    assert "docs/operations.md" in str(error)
+    assert "Secret" not in str(error)
+    assert error.__suppress_context__
+
+
+class OneItemFull(FakeDynamoDB):
+    """The item of patient p-1 can't grow; a call is refused in part, or as a whole."""
+
+    def __init__(self, whole: bool, message: str) -> None:
+        super().__init__()
+        self.whole = whole
+        self.error = refusal("ValidationException")
+        self.error.response["Error"]["Message"] = message
+
+    def batch_execute_statement(self, Statements):
+        if self.whole:
+            raise self.error
+        return super().batch_execute_statement(Statements)
+
+    def _answer(self, statement):
+        if {"S": "p-1"} in statement["Parameters"]:
+            return {"Error": {"Code": "ValidationError", "Message": "Secret"}}
+        return super()._answer(statement)
+
+    def update_item(self, **call):
+        if call["Key"] == {"PatientId": {"S": "p-1"}}:
+            raise self.error
+        super().update_item(**call)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["in part", "as a whole"])
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ("Item size to update has exceeded the maximum, Secret", "larger than the 400"),
+        ("Secret", "DynamoDB answers ValidationException"),
+    ],
+)
+def test_of_a_batch_that_is_invalid_the_one_item_is_named(whole, message, why):
+    client: Any = OneItemFull(whole, message)
+    updates = [update_at(15, "before"), update_at(17, "p-1"), update_at(18, "after")]
+    with pytest.raises(StoreRefused, match=why) as refused:
+        attempt(client, *updates)
+    assert_names_the_item(refused.value)
+    assert "before" in client.items
+
+
 NEXT_TOPIC = Incarnation("topic-2", OURS.table_id)
 NEXT_TABLE = Incarnation(OURS.topic_id, "table-2")
 PAIRS = pytest.mark.parametrize(
