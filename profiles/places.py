@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from profiles.topics import Topic, watermarks
 from profiles.updates import Incarnation
@@ -30,9 +30,9 @@ class PositionLost(Exception):
 class Place:
     """One partition of ours.
 
-    `settled` is the offset after the last settled record, or OFFSET_BEGINNING. `proof`
-    is the leader's epoch that this record has to have, where that is still to be seen;
-    `epoch` the one of the last record that was read. `due` is yet to be committed.
+    `settled` is the offset after the last settled record, or 0. `proof` is the leader's
+    epoch that this record has to have, where that is still to be seen; `epoch` the one
+    of the last record that was read. `due` is yet to be committed.
     """
 
     settled: int
@@ -65,7 +65,7 @@ class Places:
         return all(place.ended and place.due is None for place in self._of.values())
 
     def next(self, partition: int) -> int:
-        """The offset of the first record that is not settled, or OFFSET_BEGINNING."""
+        """The offset of the first record that is not settled."""
         return self._of[partition].settled
 
     # What is ours
@@ -82,16 +82,17 @@ class Places:
             self._of.pop(partition, None)
 
     def _begin(self, committed: TopicPartition) -> tuple[Place, TopicPartition]:
-        """At the beginning, unless committed for this topic and table.
+        """At offset 0, unless committed for this topic and table.
 
         So a recreated topic is read from 0, and a table that was restored, or made
-        anew under its old name, is filled again; the fences refuse what it has. An
-        offset without a mark was set by an operator.
+        anew under its old name, is filled again; the fences refuse what it has. A log
+        that begins later is a gap: the table lacks its beginning. An offset without a
+        mark was set by an operator, who may say so to begin there.
         """
         start = TopicPartition(committed.topic, committed.partition, committed.offset)
         if committed.offset < 0 or committed.metadata not in (None, "", self._mark):
-            start.offset = OFFSET_BEGINNING
-            return Place(OFFSET_BEGINNING), start
+            start.offset = 0
+            return Place(0), start
         place = Place(committed.offset)
         if self._has_proof(committed):
             place.proof = committed.leader_epoch
@@ -155,6 +156,13 @@ class Places:
             return (
                 f"{held}has read records that it does not hold: the log was cut and "
                 "grew again; see docs/operations.md"
+            )
+        if next_ == 0:
+            return (
+                f"{held}is to begin at 0: the records before {low} are gone from the "
+                f"log. To begin at {low} all the same, set the group's offsets with "
+                "`kafka-consumer-groups.sh --reset-offsets --to-earliest --execute`; "
+                "see docs/operations.md"
             )
         return (
             f"{held}is to go on at {next_}: the records between are gone from the "

@@ -15,7 +15,6 @@ from threading import Condition, Thread
 from typing import TypeVar
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     ConsumerGroupState,
     KafkaError,
@@ -290,7 +289,7 @@ def all_read(group: Consumer, topic: str, partitions: Collection[int]) -> bool:
     """
     places = [TopicPartition(topic, partition) for partition in partitions]
     for place in committed(group, places):
-        start = place.offset if place.offset >= 0 else OFFSET_BEGINNING
+        start = max(place.offset, 0)
         group.incremental_assign([TopicPartition(topic, place.partition, start)])
     try:
         return _only_ends(group, set(partitions))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
@@ -553,7 +553,7 @@ def test_a_failure_leaves_the_group(world):
 
 def test_without_a_committed_offset_a_partition_is_read_from_its_beginning(world):
     w = world()
-    assert w.kafka.starts == {0: OFFSET_BEGINNING}
+    assert w.kafka.starts == {0: 0}
 
 
 @pytest.mark.parametrize("metadata", [MARK, ""], ids=repr)
@@ -660,7 +660,37 @@ def test_an_offset_committed_for_another_incarnation_of_topic_or_table_counts_fo
     w = world()
     w.kafka.stored[4] = TopicPartition(TOPIC.name, 4, 17, metadata=metadata)
     w.kafka.assign(4)
-    assert w.kafka.starts[4] == OFFSET_BEGINNING
+    assert w.kafka.starts[4] == 0
+
+
+@pytest.mark.parametrize("metadata", [None, "topic-0 store", f"{TOPIC.id} restored"])
+def test_a_log_that_was_trimmed_before_anything_counts_is_a_gap(world, metadata):
+    w = world()
+    if metadata is not None:
+        w.kafka.stored[4] = TopicPartition(TOPIC.name, 4, 17, metadata=metadata)
+    w.kafka.assign(4)
+    at = w.kafka.starts[4]
+    w.kafka.turns = [
+        [FakeMessage(at, partition=4, error=KafkaError._AUTO_OFFSET_RESET)]
+    ]
+    with pytest.raises(
+        RecordsMissing,
+        match=r"partition 4 .* offsets 40 to 90, .* is to begin at 0: the records "
+        "before 40 are gone .*--reset-offsets --to-earliest --execute",
+    ):
+        w.turn()
+    assert w.kafka.commits == []
+
+
+def test_a_trimmed_log_is_begun_where_an_operator_says(world):
+    w = world()
+    w.kafka.revoke(0)
+    w.kafka.stored[0] = TopicPartition(TOPIC.name, 0, 40)
+    w.kafka.assign(0)
+    w.kafka.turns = [[message(40, FirstName="John")]]
+    w.turn()
+    assert w.kafka.starts[0] == 40
+    assert w.shown() == {"FirstName": "John"}
 
 
 # The end
@@ -818,7 +848,7 @@ def test_kafkas_short_absence_at_assignment_is_sat_out(world):
     w = world()
     w.topics = [KafkaUnavailable("away")] * 3
     w.kafka.assign(4)
-    assert w.kafka.starts[4] == OFFSET_BEGINNING
+    assert w.kafka.starts[4] == 0
 
 
 def test_kafkas_long_absence_at_assignment_stops_the_consumer(world):

@@ -19,6 +19,7 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupTopicPartitions,
     KafkaException,
     Message,
     Producer,
@@ -309,6 +310,15 @@ class Scene:
 
     def commit(self, place: TopicPartition) -> None:
         self._reader.commit(offsets=[place], asynchronous=False)
+
+    def reset_to_earliest(self, table: str = "") -> None:
+        """As `kafka-consumer-groups.sh --reset-offsets --to-earliest --execute`."""
+        places = [TopicPartition(self.topic, each) for each in range(PARTITIONS)]
+        for place in places:
+            place.offset, _ = self._reader.get_watermark_offsets(place, timeout=5)
+        group = f"profiles-{table or self.table}"
+        request = [ConsumerGroupTopicPartitions(group, places)]
+        self.admin.alter_consumer_group_offsets(request)[group].result(10)
 
     def forget_commits(self) -> None:
         group = f"profiles-{self.table}"
