@@ -50,11 +50,12 @@ def write_it_anew_from_the_log(scene: Scene, message: Message, name: str) -> Non
     scene.commit(TopicPartition(scene.topic, message.partition() or 0, 0))
 
 
-def assert_names_the_item(member: Consuming, message: Message, why: str) -> None:
+def assert_names_the_item(
+    scene: Scene, member: Consuming, message: Message, why: str
+) -> None:
     assert member.exit_code(60) == 1
-    table = dict(member.environ or {})["DYNAMODB_TABLE"]
     assert member.last_line() == (
-        f"CommandError: the item of patient 1 in table {table} "
+        f"CommandError: the item of patient 1 in table {scene.table} "
         f"can't be written: {why}; the update in partition {message.partition()} at "
         f"offset {message.offset()} waits for it. Mend the item as docs/operations.md "
         "describes under 'A damaged item'."
@@ -75,7 +76,7 @@ def test_a_damaged_fence_stops_the_consumer_until_it_is_mended(
     damage(scene, name, damaged)
     message = scene.update("1")
     member.start()
-    assert_names_the_item(member, message, f"its {name} is no offset")
+    assert_names_the_item(scene, member, message, f"its {name} is no offset")
     mend(scene, message, name)
     member.start()
     scene.settle()
@@ -94,7 +95,7 @@ def test_an_item_that_is_full_stops_the_consumer_until_it_is_mended(
     *_, message = scene.updates([*patients, "1"], Address="long " * 60)
     member.start()
     why = "it would be larger than the 400 KB that DynamoDB allows"
-    assert_names_the_item(member, message, why)
+    assert_names_the_item(scene, member, message, why)
     mend(scene, message, "Foreign")
     member.start()
     scene.settle()
