@@ -17,9 +17,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from profiles.records import Record
-from profiles.topics import Topic
-from profiles.updates import Incarnation, MergedUpdate, Source
+from profiles.core.records import Record
+from profiles.core.updates import Incarnation, MergedUpdate, Source
+from profiles.kafka.topics import Topic
 
 TOPIC = Topic("patient-profile", "topic-1", 9)
 """Of nine partitions: these put patient 1 into the first. Others there: f, n, q."""

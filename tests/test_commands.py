@@ -13,11 +13,13 @@ from django.conf import settings as configured
 from django.core.management import CommandError, call_command
 from django.core.management.commands import runserver as django_runserver
 
-from profiles import connections, provision, topics, upserts
-from profiles.consumer import RecordsMissing, StartOver
+from profiles.consumer.loop import RecordsMissing, StartOver
+from profiles.dynamodb import client, writer
+from profiles.dynamodb.writer import StoreAway, StoreRefused
+from profiles.kafka import clients, topics
+from profiles.kafka.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from profiles.management.commands import consume_profiles, runserver, serve
-from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
-from profiles.upserts import StoreAway, StoreRefused
+from profiles.operate import provision
 from tests.fakes import TOPIC, Clock, FakeAdmin
 
 NOBODY = "127.0.0.1:1"
@@ -35,7 +37,7 @@ def no_kafka(settings, monkeypatch):
 def kafka(monkeypatch):
     """A cluster without topics."""
     admin = FakeAdmin()
-    monkeypatch.setattr(connections, "admin", lambda: admin)
+    monkeypatch.setattr(clients, "admin", lambda: admin)
     return admin
 
 
@@ -117,7 +119,7 @@ def test_provision_proves_an_engine_that_is_not_aws(
 ):
     proven: list[object] = []
     settings.DYNAMODB_ENDPOINT_URL = endpoint_url
-    monkeypatch.setattr(upserts.Table, "prove", lambda table: proven.append(table))
+    monkeypatch.setattr(writer.Table, "prove", lambda table: proven.append(table))
     run("provision")
     assert len(proven) == proofs
 
@@ -130,7 +132,7 @@ def test_provision_refuses_an_engine_that_is_not_proven(
         raise error("it reads the condition otherwise")
 
     settings.DYNAMODB_ENDPOINT_URL = "http://127.0.0.1:4566"
-    monkeypatch.setattr(upserts.Table, "prove", prove)
+    monkeypatch.setattr(writer.Table, "prove", prove)
     with pytest.raises(CommandError, match=r"otherwise\.$"):
         run("provision")
 
@@ -170,7 +172,7 @@ def consumers(kafka, dynamodb, monkeypatch):
     monkeypatch.setattr(consume_profiles, "ProfileConsumer", FakeConsumer)
     monkeypatch.setattr(FakeConsumer, "made", [])
     monkeypatch.setattr(FakeConsumer, "ends", [])
-    monkeypatch.setattr(connections, "consumer", lambda: None)
+    monkeypatch.setattr(clients, "consumer", lambda: None)
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     yield FakeConsumer
     for number, handler in handlers.items():
@@ -201,7 +203,7 @@ def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch)
         signal.raise_signal(signal.SIGTERM)
         raise StoreAway("DynamoDB does not answer")
 
-    monkeypatch.setattr(upserts.Table, "identity", away)
+    monkeypatch.setattr(writer.Table, "identity", away)
     run("consume_profiles")
     assert consumers.made == []
 
@@ -216,17 +218,18 @@ def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers, caplog
 def test_whoever_begins_anew_keeps_its_clients(consumers, kafka, monkeypatch):
     """Those of another topic or table are the same, and old ones would stay behind."""
     made = []
-    for name, client in (("admin", kafka), ("dynamodb", connections.dynamodb())):
+    dynamodb = client.connect()
+    for module, name, one in ((clients, "admin", kafka), (client, "connect", dynamodb)):
 
-        def make(name=name, client=client):
+        def make(name=name, one=one):
             made.append(name)
-            return client
+            return one
 
-        monkeypatch.setattr(connections, name, make)
+        monkeypatch.setattr(module, name, make)
     consumers.ends += [StartOver("the table was replaced")] * 5 + [None]
     run("consume_profiles")
     assert len(consumers.made) == 6
-    assert sorted(made) == ["admin", "dynamodb"]
+    assert sorted(made) == ["admin", "connect"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ def test_until_caught_up_is_over_when_every_partition_is_read(
         return others_read
 
     monkeypatch.setattr(topics, "all_read", all_read)
-    monkeypatch.setattr(connections, "group_reader", lambda: None)
+    monkeypatch.setattr(clients, "group_reader", lambda: None)
     monkeypatch.setattr(consumers, "owned", frozenset(ours))
     monkeypatch.setattr(consumers, "caught_up", caught_up)
     with pytest.raises(CommandError, match="Stopped before everything was read"):
@@ -278,7 +281,7 @@ def test_a_grown_topic_is_consumed_by_the_count_that_it_had_where_it_is_asked_fo
 
     asked: list[object] = []
     monkeypatch.setattr(topics, "all_read", all_read)
-    monkeypatch.setattr(connections, "group_reader", lambda: None)
+    monkeypatch.setattr(clients, "group_reader", lambda: None)
     monkeypatch.setattr(consumers, "caught_up", True)
     settings.KAFKA_PARTITIONS = 6
     with pytest.raises(CommandError, match="12 partitions and KAFKA_PARTITIONS is 6"):
@@ -314,7 +317,7 @@ def test_consuming_waits_for_a_table_that_is_away(consumers, monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(upserts.Table, "identity", identity)
+    monkeypatch.setattr(writer.Table, "identity", identity)
     monkeypatch.setattr(consume_profiles, "time", Clock())
     assert "make local-dev-stack" in run("consume_profiles")
     assert len(consumers.made) == 1

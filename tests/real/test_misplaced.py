@@ -32,7 +32,7 @@ import os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "patientsite.settings"
 import django
 django.setup()
-from profiles import records
+from profiles.core import records
 records.check_partition = lambda *_: None
 from django.core.management import execute_from_command_line
 execute_from_command_line(sys.argv)

@@ -31,7 +31,7 @@ import os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "patientsite.settings"
 import django
 django.setup()
-from profiles import serializers
+from profiles.core import serializers
 serializers._PROFILE.fields["Shoe"] = serializers.TextField(max_length=2)
 from django.core.management import execute_from_command_line
 execute_from_command_line(sys.argv)

@@ -12,17 +12,18 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, topics
-from profiles.audit import Report, Sample, audit
-from profiles.histories import Finding, Spans
-from profiles.items import Item
-from profiles.logs import Log, LogMoved
-from profiles.lookups import Profiles, StoreUnavailable
+from profiles.core.items import Item
+from profiles.core.records import Record
+from profiles.core.updates import Incarnation, Receipt
+from profiles.dynamodb import client
+from profiles.dynamodb.reader import Profiles, StoreUnavailable
+from profiles.dynamodb.writer import StoreAway, StoreRefused, Table
+from profiles.kafka import clients, topics
+from profiles.kafka.dead_letters import DeadLetters
+from profiles.kafka.reader import Log, LogMoved
 from profiles.management.progress import Progress
-from profiles.records import Record
-from profiles.redrive import DeadLetters
-from profiles.updates import Incarnation, Receipt
-from profiles.upserts import StoreAway, StoreRefused, Table
+from profiles.operate.audit import Report, Sample, audit
+from profiles.operate.histories import Finding, Spans
 
 ATTEMPTS = 8
 PRINTED = 10
@@ -65,8 +66,8 @@ class Command(BaseCommand):
             )
 
     def _audit(self, share: Sample, grown: bool) -> Report:
-        table = Table(connections.dynamodb(ATTEMPTS), settings.DYNAMODB_TABLE)
-        with connections.admin() as admin:
+        table = Table(client.connect(ATTEMPTS), settings.DYNAMODB_TABLE)
+        with clients.admin() as admin:
             topic = topics.configured(admin, grown)
             letters = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
             incarnation = Incarnation(topic.id, table.identity())
@@ -88,10 +89,10 @@ class _System:
         self, topic: topics.Topic, letters: topics.Topic, table_id: str
     ) -> None:
         self._table_id = table_id
-        dynamodb = connections.dynamodb(ATTEMPTS)
+        dynamodb = client.connect(ATTEMPTS)
         self._profiles = Profiles(dynamodb, settings.DYNAMODB_TABLE)
-        self._log = Log(connections.group_reader(), topic)
-        self._letters = DeadLetters(Log(connections.group_reader(), letters))
+        self._log = Log(clients.group_reader(), topic)
+        self._letters = DeadLetters(Log(clients.group_reader(), letters))
 
     def committed(self) -> dict[int, int]:
         return self._log.committed(self._table_id)

@@ -14,15 +14,17 @@ from confluent_kafka import Consumer, KafkaException
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, metrics, topics
-from profiles.consumer import (
+from profiles.consumer.loop import (
     MemberRefused,
     ProfileConsumer,
     RecordsMissing,
     StartOver,
 )
-from profiles.dead_letters import DeadLetterTopic
-from profiles.upserts import StoreAway, StoreRefused, Table
+from profiles.dynamodb import client
+from profiles.dynamodb.writer import StoreAway, StoreRefused, Table
+from profiles.kafka import clients, topics
+from profiles.kafka.dead_letters import DeadLetterTopic
+from profiles.runtime import metrics
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +57,10 @@ class Command(BaseCommand):
         self._consumer: ProfileConsumer | None = None
         self._stopped = False
         self._grown = options["grown"]
-        self._enquiry = topics.Enquiry(connections.admin)
-        self._table = Table(connections.dynamodb(), settings.DYNAMODB_TABLE)
+        self._enquiry = topics.Enquiry(clients.admin)
+        self._table = Table(client.connect(), settings.DYNAMODB_TABLE)
         self._letters = DeadLetterTopic(
-            connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
+            clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
@@ -123,7 +125,7 @@ class Command(BaseCommand):
         if store is None:
             return True
         consumer = self._consumer = ProfileConsumer(
-            connections.consumer,
+            clients.consumer,
             self._read_topic,
             settings.KAFKA_PARTITIONS,
             partial(self._enquiry.ask, topics.configured_group),
@@ -144,7 +146,7 @@ class Command(BaseCommand):
     @cached_property
     def group_reader(self) -> Consumer:
         """Reads what the group committed, from outside it."""
-        return connections.group_reader()
+        return clients.group_reader()
 
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
         """Whether we and, where others own partitions, the others are at the end."""

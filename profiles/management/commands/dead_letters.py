@@ -10,18 +10,19 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, serializers, topics
-from profiles.dead_letters import DeadLetterTopic
-from profiles.logs import Log, LogMoved
-from profiles.producer import NotAcknowledged, Publisher
-from profiles.records import (
+from profiles.core import serializers
+from profiles.core.records import (
     WRONG_PARTITION,
     InvalidRecord,
     ProducerRecord,
     Record,
     partition_of,
 )
-from profiles.redrive import DeadLetters, Letter, NotMarked, redrive
+from profiles.kafka import clients, topics
+from profiles.kafka.dead_letters import DeadLetters, DeadLetterTopic, Letter
+from profiles.kafka.producer import NotAcknowledged, Publisher
+from profiles.kafka.reader import Log, LogMoved
+from profiles.operate.redrive import NotMarked, redrive
 
 NEWER = (
     "A redriven update is a new update: it is newer than all of its patient so far, "
@@ -54,9 +55,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Read the topic, then do what was asked."""
         try:
-            with connections.admin() as admin:
+            with clients.admin() as admin:
                 topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
-            self._letters = DeadLetters(Log(connections.group_reader(), topic))
+            self._letters = DeadLetters(Log(clients.group_reader(), topic))
             self._letters.read()
             getattr(self, f"_{options['action']}")(**options)
         except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
@@ -115,11 +116,9 @@ class Command(BaseCommand):
     def _send(self, valid: list[tuple[Letter, ProducerRecord]]) -> None:
         watch = topics.watch()
         publisher = Publisher(
-            connections.producer, watch.current, watch.is_still, capacity=1
+            clients.producer, watch.current, watch.is_still, capacity=1
         )
-        kept = DeadLetterTopic(
-            connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
-        )
+        kept = DeadLetterTopic(clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC)
         for letter, update in valid:
             receipt = redrive(letter, update, publisher.publish, kept)
             self.stdout.write(f"{letter.place} redriven as {receipt}")

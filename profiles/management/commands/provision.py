@@ -10,8 +10,10 @@ from confluent_kafka.admin import AdminClient
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from profiles import connections, provision
-from profiles.upserts import StoreAway, StoreRefused, Table
+from profiles.dynamodb import client
+from profiles.dynamodb.writer import StoreAway, StoreRefused, Table
+from profiles.kafka import clients
+from profiles.operate import provision
 
 
 class Command(BaseCommand):
@@ -21,7 +23,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Kafka first, then DynamoDB."""
-        with connections.admin() as admin:
+        with clients.admin() as admin:
             self._provision_topics(admin)
         self._provision_table()
 
@@ -39,12 +41,12 @@ class Command(BaseCommand):
             raise CommandError(_kafka_trouble(error.args[0])) from None
 
     def _provision_table(self) -> None:
-        client = connections.dynamodb()
+        dynamodb = client.connect()
         try:
-            self._tell(provision.provision_table(client, settings.DYNAMODB_TABLE))
+            self._tell(provision.provision_table(dynamodb, settings.DYNAMODB_TABLE))
             if settings.DYNAMODB_ENDPOINT_URL:
                 # Here, not in a consumer: a killed one would leave the scratch item.
-                Table(client, settings.DYNAMODB_TABLE).prove()
+                Table(dynamodb, settings.DYNAMODB_TABLE).prove()
         except (BotoCoreError, ClientError) as error:
             raise CommandError(_dynamodb_trouble(error)) from None
         except (StoreAway, StoreRefused) as error:

@@ -17,9 +17,9 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 
-from profiles import topics
-from profiles.consumer import ProfileConsumer
-from profiles.logs import Log
+from profiles.consumer.loop import ProfileConsumer
+from profiles.kafka import topics
+from profiles.kafka.reader import Log
 from profiles.management.commands import consume_profiles
 from profiles.management.progress import Progress
 
@@ -59,7 +59,7 @@ class Command(consume_profiles.Command):
         store = self._table.identity()
         progress = Progress(sys.stderr, records, "records")
         if sys.stderr.isatty():
-            logging.getLogger("profiles.consumer").setLevel(logging.WARNING)
+            logging.getLogger("profiles.consumer.loop").setLevel(logging.WARNING)
 
         def caught_up() -> bool:
             self._over = is_over()

@@ -11,7 +11,7 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
-from profiles import metrics
+from profiles.runtime import metrics
 
 HEAD_BYTES = 32 * 1024
 """Request line and headers; a browser's cookies and a bearer token fit in."""

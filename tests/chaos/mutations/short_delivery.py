@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import Producer
 from django.core.management import execute_from_command_line
 
-from profiles import connections
+from profiles.kafka import clients
 
 SHORT = {"delivery.timeout.ms": 3500, "enable.gapless.guarantee": False}
 
@@ -24,7 +24,7 @@ class Hasty(Producer):
         """What waits to be sent again stays in the queue."""
 
 
-vars(connections)["Producer"] = Hasty
+vars(clients)["Producer"] = Hasty
 
 if __name__ == "__main__":
     execute_from_command_line(sys.argv)
