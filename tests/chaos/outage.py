@@ -111,6 +111,8 @@ class Case:
         ends.enter_context(self._member)
         wait_until(self._post, LOST_S, f"{self.name}: nothing was accepted")
         wait_until(self._is_applied, LOST_S, f"{self.name}: nothing was applied")
+        if self._trickles:
+            self._show("/pipeline/")  # its readings are there before as well
 
     def sample(self, phase: str) -> None:
         for name, process in zip(PROCESSES, (self._web, self._member), strict=True):
@@ -121,6 +123,7 @@ class Case:
         while not all(outage.back.wait(TRICKLE_S) for outage in self._outages):
             if self._trickles:
                 self._post()
+                self._show("/pipeline/")
         ended_at = max(outage.back_at for outage in self._outages)
         with suppress(TimeoutError):
             wait_until(self._post, LOST_S, "nothing was accepted")
@@ -137,6 +140,10 @@ class Case:
     def _is_applied(self) -> bool:
         time.sleep(LOOK_S)
         return not self.missing()
+
+    def _show(self, page: str) -> None:
+        with suppress(requests.RequestException):
+            requests.get(self._web.url + page, timeout=ANSWER_S)
 
     def _post(self) -> bool:
         """Post for a patient of its own; whether it was accepted."""
