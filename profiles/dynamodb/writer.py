@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -58,7 +58,7 @@ _LATER = {
 
 _REFUSALS = {"ConditionalCheckFailed", "DuplicateItem"}
 _INVALID = {"Validation", "ValidationError"}
-"""Of a whole call, and of one statement; a write alone shows whose item it is."""
+"""Of a call, and of one statement: of a call of many, the writes show which item."""
 
 
 class StoreRefused(Exception):
@@ -272,6 +272,8 @@ class Table:
             answer = self._client.batch_execute_statement(Statements=statements)
         except (BotoCoreError, ClientError) as error:
             if isinstance(error, ClientError) and _code(error) in _INVALID:
+                if len(chunk) == 1:
+                    raise self._invalid(chunk[0], error.response["Error"]) from None
                 return chunk
             outcome.leave(chunk, self._trouble(error))
             return []
@@ -291,7 +293,7 @@ class Table:
         if code is None:
             outcome.applied += 1
         elif code in _INVALID:
-            return True
+            raise self._invalid(update, refusal) from None
         elif code in _REFUSALS:
             return not (item and self._is_settled(update, item, outcome, attempt))
         else:
@@ -324,7 +326,7 @@ class Table:
         except (BotoCoreError, ClientError) as error:
             code = _code(error) if isinstance(error, ClientError) else ""
             if isinstance(error, ClientError) and code in _INVALID:
-                raise self._damaged(update, _why_invalid(error)) from None
+                raise self._invalid(update, error.response["Error"]) from None
             if isinstance(error, ClientError) and code in _REFUSALS:
                 item = cast("items.Item", error.response.get("Item", {}))
                 return self._is_settled(update, item, outcome, attempt)
@@ -340,10 +342,12 @@ class Table:
     ) -> bool:
         """Whether this attempt is done with an update that its item has refused.
 
-        Else the item is to be adopted. Raises StoreRefused where the fence is damaged,
-        or the item shows no cause for the refusal.
+        Else the item is to be adopted. Raises StoreRefused where mark or fence is
+        damaged, or the item shows no cause for the refusal.
         """
         held = items.held_by(item)
+        if held is None and items.MARK in item:
+            raise self._damaged(update, f"its {items.MARK} is no text") from None
         trusted = items.trusts_fence(held, attempt.ours)
         if trusted and not items.has_sound_fence(item, update.source):
             name = items.fence_name(update.source)
@@ -362,6 +366,16 @@ class Table:
             outcome.leave([update])
             outcome.unknown.add(held)
         return True
+
+    def _invalid(
+        self, update: MergedUpdate, refusal: Mapping[str, Any]
+    ) -> StoreRefused:
+        """The answer's own text is left out: it may quote values."""
+        if "item size" in refusal.get("Message", "").lower():
+            why = "it would be larger than the 400 KB that DynamoDB allows"
+        else:
+            why = "DynamoDB answers ValidationException"
+        return self._damaged(update, why)
 
     def _damaged(self, update: MergedUpdate, why: str) -> StoreRefused:
         """Names the item that an operator has to mend, and the update that waits."""
@@ -446,13 +460,6 @@ def _one_per_patient(
     now: dict[str, MergedUpdate] = {}
     later = [u for u in updates if now.setdefault(u.patient_id, u) is not u]
     return list(now.values()), later
-
-
-def _why_invalid(error: ClientError) -> str:
-    """The answer's own text is left out: it may quote values."""
-    if "item size" in error.response["Error"]["Message"].lower():
-        return "it would be larger than the 400 KB that DynamoDB allows"
-    return "DynamoDB answers ValidationException"
 
 
 def _code(error: ClientError) -> str:

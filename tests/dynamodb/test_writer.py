@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -269,7 +270,9 @@ class OneItemFull(FakeDynamoDB):
 
     def _answer(self, statement):
         if {"S": "p-1"} in statement["Parameters"]:
-            return {"Error": {"Code": "ValidationError", "Message": "Secret"}}
+            return {
+                "Error": {**self.error.response["Error"], "Code": "ValidationError"}
+            }
         return super()._answer(statement)
 
     def update_item(self, **call):
@@ -292,7 +295,28 @@ def test_of_a_batch_that_is_invalid_the_one_item_is_named(whole, message, why):
     with pytest.raises(StoreRefused, match=why) as refused:
         attempt(client, *updates)
     assert_names_the_item(refused.value)
-    assert "before" in client.items
+
+
+@pytest.mark.parametrize("patients", [["p-1"], ["p-1", "2"]], ids=["one", "two"])
+@pytest.mark.parametrize("whole", [False, True], ids=["in part", "as a whole"])
+def test_an_item_that_can_not_be_adopted_is_named(monkeypatch, whole, patients):
+    """It is refused for its mark first, and never comes to be too large."""
+    client: Any = OneItemFull(whole, "Item size to update has exceeded the maximum")
+    client.items = {name: {"PatientId": {"S": name}} for name in patients}
+    monkeypatch.setattr(
+        client, "update_item", partial(FakeDynamoDB.update_item, client)
+    )
+    with pytest.raises(StoreRefused, match="larger than the 400 KB") as refused:
+        attempt(client, *[update_at(17, name) for name in patients])
+    assert_names_the_item(refused.value)
+
+
+def test_a_damaged_mark_stops_with_the_item_to_be_mended():
+    client = FakeDynamoDB()
+    client.items = {"p-1": {"PatientId": {"S": "p-1"}, items.MARK: {"N": "1"}}}
+    with pytest.raises(StoreRefused, match="its _incarnation is no text") as refused:
+        attempt(client, update_at(17, "p-1"))
+    assert_names_the_item(refused.value)
 
 
 NEXT_TOPIC = Incarnation("topic-2", OURS.table_id)
