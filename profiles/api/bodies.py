@@ -41,6 +41,11 @@ class Body:
     text: bytes
     form: Literal["object", "array", "lines"]
 
+    @property
+    def is_many(self) -> bool:
+        """Whether it may hold more than one update."""
+        return self.form != "object"
+
     def elements(self) -> list[bytes]:
         """The JSON text of each of many; raises TooLarge or ParseError."""
         found = _lines(self.text) if self.form == "lines" else _split(self.text)

@@ -1,6 +1,7 @@
-"""Ingest: updates that a request carries, put on the topic, and the answer to that.
+"""Posting: the updates of one request, read, published, and answered.
 
-In: the body of a POST. Out: a response with a receipt for each. Knows no DynamoDB.
+In: the body of a POST, with one update or many. Out: a response with a receipt for
+each. Knows no DynamoDB.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from profiles.kafka import clients, topics
 from profiles.kafka.producer import NotAcknowledged, Publisher, Verdict
 from profiles.runtime import metrics, tracing
 
-ERRORS_TOLD = 100
+MOST_ERRORS = 100
 
 
 @cache
@@ -42,42 +43,20 @@ def connect() -> None:
         publisher().connect()
 
 
-def read_one(text: bytes) -> ProducerRecord:
-    """A valid update; raises ParseError or ValidationError."""
+# Read
+
+
+def read(body: bodies.Body) -> list[ProducerRecord]:
+    """The updates of a body, in order; one that is not valid refuses them all.
+
+    Raises ParseError, ValidationError, InvalidElements or TooLarge.
+    """
+    if body.is_many:
+        return _read_at_once(body) or _read_each(body.elements())
     try:
-        return serializers.parse(text)
+        return [serializers.parse(body.text)]
     except NotStrictJSON as error:
         raise bodies.not_json("The body", error) from None
-
-
-def publish_one(request: HttpRequest, update: ProducerRecord) -> Receipt:
-    """The receipt of one update; raises problems.Unavailable."""
-    [verdict] = _publish(request, [update])
-    if isinstance(verdict, NotAcknowledged):
-        raise problems.Unavailable(f"{verdict}. Send the update again.")
-    return verdict
-
-
-def accepted(update: ProducerRecord, receipt: Receipt) -> HttpResponse:
-    """202 with the receipt, and where the profile is going to be."""
-    return _json(_told(update, receipt), Location=location(update.patient_id))
-
-
-def location(patient_id: str) -> str:
-    """The address of the stored profile."""
-    return f"/patientprofile/{quote(patient_id, safe='')}"
-
-
-def publish_many(request: HttpRequest, body: bodies.Body) -> HttpResponse:
-    """202 with a receipt for each, in order; all are validated before any is sent.
-
-    Raises ParseError, problems.TooLarge, InvalidElements or Unavailable.
-    """
-    updates = _read_at_once(body) or _read_each(body.elements())
-    verdicts = _publish(request, updates)
-    if any(isinstance(verdict, NotAcknowledged) for verdict in verdicts):
-        return _partly_refused(updates, verdicts)
-    return _json([_told(u, v) for u, v in zip(updates, verdicts, strict=True)])
 
 
 def _read_at_once(body: bodies.Body) -> list[ProducerRecord] | None:
@@ -87,7 +66,7 @@ def _read_at_once(body: bodies.Body) -> list[ProducerRecord] | None:
 
 
 def _read_each(texts: list[bytes]) -> list[ProducerRecord]:
-    """All or nothing: every bad element is told, by its index."""
+    """All or nothing: the error of each invalid element is reported by its index."""
     updates, errors = [], []
     for index, text in enumerate(texts):
         try:
@@ -97,11 +76,15 @@ def _read_each(texts: list[bytes]) -> list[ProducerRecord]:
         except ValidationError as error:
             errors.append({"index": index, "errors": error.detail})
     if errors:
-        raise problems.InvalidElements(errors[:ERRORS_TOLD], len(errors))
+        raise problems.InvalidElements(errors[:MOST_ERRORS], len(errors))
     return updates
 
 
-def _publish(request: HttpRequest, updates: list[ProducerRecord]) -> list[Verdict]:
+# Publish
+
+
+def publish(request: HttpRequest, updates: list[ProducerRecord]) -> list[Verdict]:
+    """A receipt or a NotAcknowledged for each update; raises problems.Unavailable."""
     started = time.perf_counter()
     try:
         with tracing.publishing(request) as headers:
@@ -119,7 +102,37 @@ def _publish(request: HttpRequest, updates: list[ProducerRecord]) -> list[Verdic
     return verdicts
 
 
-def _told(update: ProducerRecord, verdict: Verdict) -> dict[str, object]:
+# Answer
+
+
+def answer_one(update: ProducerRecord, verdict: Verdict) -> HttpResponse:
+    """202 with the receipt, and where the profile is going to be.
+
+    Raises problems.Unavailable where Kafka did not acknowledge the update.
+    """
+    if isinstance(verdict, NotAcknowledged):
+        raise problems.Unavailable(f"{verdict}. Send the update again.")
+    return _json(_shown(update, verdict), Location=location(update.patient_id))
+
+
+def answer_many(updates: list[ProducerRecord], verdicts: list[Verdict]) -> HttpResponse:
+    """202 with a receipt for each, in order; 503 that says which are not acknowledged."""
+    shown = [_shown(u, v) for u, v in zip(updates, verdicts, strict=True)]
+    if not any(isinstance(verdict, NotAcknowledged) for verdict in verdicts):
+        return _json(shown)
+    detail = (
+        "Kafka did not acknowledge every update; see `updates`. Send each patient's "
+        "updates again from the first refused one on."
+    )
+    return problems.problem(503, detail, {"Retry-After": "1"}, updates=shown)
+
+
+def location(patient_id: str) -> str:
+    """The address of the stored profile."""
+    return f"/patientprofile/{quote(patient_id, safe='')}"
+
+
+def _shown(update: ProducerRecord, verdict: Verdict) -> dict[str, object]:
     """What a client learns of one update."""
     if isinstance(verdict, Receipt):
         return {
@@ -129,17 +142,6 @@ def _told(update: ProducerRecord, verdict: Verdict) -> dict[str, object]:
             "Receipt": str(verdict),
         }
     return {"PatientId": update.patient_id, "Refused": str(verdict)}
-
-
-def _partly_refused(
-    updates: list[ProducerRecord], verdicts: list[Verdict]
-) -> HttpResponse:
-    detail = (
-        "Kafka did not acknowledge every update; see `updates`. Send each patient's "
-        "updates again from the first refused one on."
-    )
-    told = [_told(u, v) for u, v in zip(updates, verdicts, strict=True)]
-    return problems.problem(503, detail, {"Retry-After": "1"}, updates=told)
 
 
 def _json(body: object, **headers: str) -> HttpResponse:

@@ -30,6 +30,7 @@ from profiles.core.updates import Receipt, Source
 from profiles.dynamodb import health, reader
 from profiles.dynamodb.reader import StoreUnavailable
 from profiles.kafka import topics
+from profiles.kafka.producer import Verdict
 from profiles.runtime import metrics
 
 MOST_WAIT_S = 10
@@ -75,14 +76,13 @@ class PatientProfileView(APIView):
         _require_json_accepted(request)
         with bodies.room(request):
             body = bodies.read(request)
-            if body.form != "object":
-                return posting.publish_many(request, body)
-        update = posting.read_one(body.text)
-        receipt = posting.publish_one(request, update)
-        if seconds := _preferred_wait(request):
-            applied = _applied(request, update, receipt, seconds)
-            return applied or posting.accepted(update, receipt)
-        return posting.accepted(update, receipt)
+            updates = posting.read(body)
+            verdicts = posting.publish(request, updates)
+            if body.is_many:
+                return posting.answer_many(updates, verdicts)
+        [update], [verdict] = updates, verdicts
+        accepted = posting.answer_one(update, verdict)
+        return _applied(request, update, verdict) or accepted
 
     @openapi.listed
     def get(self, request: Request) -> Response:
@@ -196,17 +196,19 @@ def _preferred_wait(request: HttpRequest) -> int:
 
 
 def _applied(
-    request: HttpRequest, update: ProducerRecord, receipt: Receipt, seconds: int
+    request: HttpRequest, update: ProducerRecord, verdict: Verdict
 ) -> HttpResponse | None:
-    """200 with the profile that includes the update; None: accepted is all we know.
+    """200 with the profile that includes the update, where the client waits for it.
 
-    Raises problems.Unavailable where the topic is another one than the receipt's.
+    None: all that is known is that it was accepted. Raises problems.Unavailable where
+    the topic is another one than the receipt's.
     """
-    if not callers.may_read(request):
+    seconds = _preferred_wait(request)
+    if not seconds or not isinstance(verdict, Receipt) or not callers.may_read(request):
         return None
     with suppress(StoreUnavailable, topics.KafkaUnavailable):
-        _require_current(receipt)
-        item = reader.profiles().await_receipt(update.patient_id, receipt, seconds)
+        _require_current(verdict)
+        item = reader.profiles().await_receipt(update.patient_id, verdict, seconds)
         if item is not None:
             audit_trail.note(request, "view", [update.patient_id])
             headers = {

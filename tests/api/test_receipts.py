@@ -54,8 +54,8 @@ def table(monkeypatch):
     def put(*shown: items.Item | None, waiters: int = 2) -> Table:
         table = Table(*shown)
         client: Any = table
-        reader = Profiles(client, "t", waiters=waiters)
-        monkeypatch.setattr(reader, "profiles", lambda: reader)
+        profiles = Profiles(client, "t", waiters=waiters)
+        monkeypatch.setattr(reader, "profiles", lambda: profiles)
         return table
 
     watch_topics(monkeypatch, TOPIC)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import KafkaException
 
+from tests.chaos.observed import Item
 from tests.engines.process import wait_until
 from tests.real.scene import PARTITIONS, Scene
 from tests.stack import Command
@@ -67,6 +68,11 @@ def say_so(scene: Scene, table: str = "") -> None:
     wait_until(is_said, 30, "the group took no offsets")
 
 
+def unmarked(item: Item) -> Item:
+    """Less the mark: what a former table wrote is adopted by the new one."""
+    return {name: value for name, value in item.items() if name != "_incarnation"}
+
+
 @pytest.mark.parametrize(
     ("lose", "protocol"),
     [
@@ -93,7 +99,10 @@ def test_a_trimmed_log_is_begun_only_where_an_operator_says_so(
     scene.settle()
     later = {name for name in scene.items() if name.startswith("later")}
     assert len(later) == 4
-    assert {name: scene.item(name) for name in before} == before
+    after = scene.items()
+    assert {name: unmarked(after[name]) for name in before} == {
+        name: unmarked(item) for name, item in before.items()
+    }
 
 
 def test_a_rebuild_from_a_trimmed_log_leaves_no_table_with_holes(scene, tmp_path):
