@@ -15,7 +15,7 @@ from django.core.management.commands import runserver as django_runserver
 
 from profiles.consumer.loop import RecordsMissing, StartOver
 from profiles.dynamodb import client, writer
-from profiles.dynamodb.writer import StoreAway, StoreRefused
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
 from profiles.kafka import clients, topics
 from profiles.kafka.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from profiles.management.commands import consume_profiles, runserver, serve
@@ -124,7 +124,7 @@ def test_provision_proves_an_engine_that_is_not_aws(
     assert len(proven) == proofs
 
 
-@pytest.mark.parametrize("error", [StoreAway, StoreRefused])
+@pytest.mark.parametrize("error", [StoreUnavailable, StoreRefused])
 def test_provision_refuses_an_engine_that_is_not_proven(
     kafka, dynamodb, settings, monkeypatch, error
 ):
@@ -201,7 +201,7 @@ def test_a_signal_between_two_consumers_is_not_lost(consumers, monkeypatch):
 def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch):
     def away(table):
         signal.raise_signal(signal.SIGTERM)
-        raise StoreAway("DynamoDB does not answer")
+        raise StoreUnavailable("DynamoDB does not answer")
 
     monkeypatch.setattr(writer.Table, "identity", away)
     run("consume_profiles")
@@ -309,7 +309,7 @@ def test_consuming_without_the_topic_says_how_to_make_it(monkeypatch):
 
 
 def test_consuming_waits_for_a_table_that_is_away(consumers, monkeypatch):
-    answers = [StoreAway("DynamoDB does not answer"), "store"]
+    answers = [StoreUnavailable("DynamoDB does not answer"), "store"]
 
     def identity(table):
         answer = answers.pop(0)

@@ -28,7 +28,7 @@ from profiles.core import items, records
 from profiles.core.records import ProducerRecord
 from profiles.core.updates import Receipt, Source
 from profiles.dynamodb import health, reader
-from profiles.dynamodb.reader import StoreUnavailable
+from profiles.dynamodb.client import StoreUnavailable
 from profiles.kafka import topics
 from profiles.kafka.producer import Verdict
 from profiles.runtime import metrics

@@ -1,7 +1,7 @@
-"""DynamoDB's client, made from the settings.
+"""DynamoDB's client, made from the settings, and what its errors mean.
 
-Out: a client with short time-outs, for AWS or for the configured endpoint. Knows no
-table.
+Out: a client with short time-outs, for AWS or for the configured endpoint; for an error,
+whether the same request may succeed later, or an operator has to act. Knows no item.
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 from django.conf import settings
 
 if TYPE_CHECKING:
@@ -39,3 +45,56 @@ def _session() -> boto3.Session:
     if not settings.DYNAMODB_ENDPOINT_URL or session.get_credentials():
         return session
     return boto3.Session("test", "test", region_name=session.region_name)
+
+
+class StoreUnavailable(Exception):
+    """DynamoDB does not answer, or not now: the same request may succeed later."""
+
+
+class StoreRefused(Exception):
+    """The table refuses what it is asked: an operator has to act."""
+
+
+def trouble(table: str, error: BotoCoreError | ClientError) -> str:
+    """Why to try later; raises StoreRefused where that would not help.
+
+    The answer's own text is left out, for it may quote values.
+    """
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        raise StoreRefused("no AWS credentials: configure them") from None
+    if isinstance(error, BotoCoreError):
+        return f"DynamoDB does not answer ({type(error).__name__})"
+    if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+        return f"DynamoDB answers {code_of(error)}"
+    return trouble_of(table, code_of(error))
+
+
+def trouble_of(table: str, code: str) -> str:
+    """As `trouble`, for the code of an answer or of one of its statements."""
+    if code in _LATER:
+        return f"DynamoDB answers {code}"
+    if code == "ResourceNotFound":
+        raise StoreRefused(
+            f"table {table} does not exist: create it with `python manage.py provision`"
+        ) from None
+    raise StoreRefused(f"DynamoDB refuses table {table}: {code}") from None
+
+
+def code_of(error: ClientError) -> str:
+    """The error's code, less the word Exception."""
+    return error.response["Error"]["Code"].removesuffix("Exception")
+
+
+_LATER = {
+    "InternalServerError",
+    "InternalFailure",
+    "ProvisionedThroughputExceeded",
+    "ReplicatedWriteConflict",
+    "RequestLimitExceeded",
+    "ServiceUnavailable",
+    "Throttling",
+    "ThrottlingError",
+    "TransactionConflict",
+    "TransactionInProgress",
+}
+"""Answers, less the word Exception, that the same request may not meet again."""

@@ -11,7 +11,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
-from profiles.dynamodb.reader import StoreUnavailable, profiles
+from profiles.dynamodb.client import StoreUnavailable
+from profiles.dynamodb.reader import profiles
 from profiles.runtime.background import Observer
 
 

@@ -1,4 +1,4 @@
-"""The lookups: what the table holds now, for the API and the pages. Never writes.
+"""The reader: what the table holds now, for the API and the pages. Never writes.
 
 Out: one item by PatientId, or a page of items in the table's order. A page costs one
 page of reads, a search a bounded number of them.
@@ -20,6 +20,7 @@ from django.conf import settings
 from profiles.core import items
 from profiles.core.updates import Receipt
 from profiles.dynamodb import client
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable, trouble
 from profiles.runtime.gates import Full, Gate
 
 if TYPE_CHECKING:
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 SCANNED = 250
 MOST_SCANNED = 1000
 """What a search reads at a time, and at most, however few it finds."""
-
-
-class StoreUnavailable(Exception):
-    """The table can't be read now: try again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,7 @@ class Profiles:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            with self._gate.passage() as moved, _told(self._table):
+            with self._gate.passage() as moved, _readable(self._table):
                 yield
                 moved()
         except Full:
@@ -137,7 +134,7 @@ class Profiles:
     def all(self) -> Iterator[items.Item]:
         """Every item of the table, each page read consistently."""
         scan = self._client.get_paginator("scan")
-        with _told(self._table):
+        with _readable(self._table):
             for page in scan.paginate(TableName=self._table, ConsistentRead=True):
                 yield from page["Items"]
 
@@ -177,12 +174,16 @@ def _pauses() -> Iterator[float]:
 
 
 @contextmanager
-def _told(table: str) -> Iterator[None]:
+def _readable(table: str) -> Iterator[None]:
+    """Raises StoreUnavailable: whoever reads may only try later, whatever the cause."""
     try:
         yield
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        raise StoreUnavailable(f"table {table} can't be read ({code})") from None
-    except BotoCoreError as error:
-        kind = type(error).__name__
-        raise StoreUnavailable(f"DynamoDB does not answer ({kind})") from None
+    except (BotoCoreError, ClientError) as error:
+        raise StoreUnavailable(_why(table, error)) from None
+
+
+def _why(table: str, error: BotoCoreError | ClientError) -> str:
+    try:
+        return trouble(table, error)
+    except StoreRefused as refused:
+        return str(refused)

@@ -1,4 +1,4 @@
-"""The upserts: merged updates written to the table, each under its fence.
+"""The writer: merged updates written to the table, each under its fence.
 
 In: merged updates. Out: how many were applied or already there, which are to be tried
 again, and which unknown incarnations hold items. One bounded attempt: whoever calls
@@ -19,12 +19,17 @@ from typing import TYPE_CHECKING, Any, cast
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
 )
 
 from profiles.core import items
 from profiles.core.updates import Incarnation, MergedUpdate, Source
+from profiles.dynamodb.client import (
+    StoreRefused,
+    StoreUnavailable,
+    code_of,
+    trouble,
+    trouble_of,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -42,31 +47,9 @@ CALLS = 4
 Build = Callable[[str, MergedUpdate], "BatchStatementRequestTypeDef"]
 Step = Callable[[list[MergedUpdate], "Outcome", "_Attempt"], list[MergedUpdate]]
 
-_LATER = {
-    "InternalServerError",
-    "InternalFailure",
-    "ProvisionedThroughputExceeded",
-    "ReplicatedWriteConflict",
-    "RequestLimitExceeded",
-    "ServiceUnavailable",
-    "Throttling",
-    "ThrottlingError",
-    "TransactionConflict",
-    "TransactionInProgress",
-}
-"""Answers, less the word Exception, that the same request may not meet again."""
-
 _REFUSALS = {"ConditionalCheckFailed", "DuplicateItem"}
 _INVALID = {"Validation", "ValidationError"}
 """Of a call, and of one statement: of a call of many, the writes show which item."""
-
-
-class StoreRefused(Exception):
-    """The table refuses what it is asked: an operator has to act."""
-
-
-class StoreAway(Exception):
-    """DynamoDB does not answer, or not now: the same request may succeed later."""
 
 
 @dataclass(slots=True)
@@ -134,25 +117,25 @@ class Table:
     def identity(self) -> str:
         """Names this incarnation of the table; another one is filled from the start.
 
-        Raises StoreAway where DynamoDB does not answer, or StoreRefused.
+        Raises StoreUnavailable where DynamoDB does not answer, or StoreRefused.
         """
         try:
             table = self._client.describe_table(TableName=self._name)["Table"]
         except (BotoCoreError, ClientError) as error:
-            raise StoreAway(self._trouble(error)) from None
+            raise StoreUnavailable(trouble(self._name, error)) from None
         return items.table_id(table)
 
     def prove(self) -> None:
         """Write a scratch item and see each condition hold and fail; then remove it.
 
         For engines that are not AWS: one that reads a condition otherwise would lose
-        updates in silence. Raises StoreRefused or StoreAway.
+        updates in silence. Raises StoreRefused or StoreUnavailable.
         """
         scratch = f"self-test {uuid.uuid4()}"
         try:
             answers = self._answers_about(scratch)
         except (BotoCoreError, ClientError) as error:
-            raise StoreAway(self._trouble(error)) from None
+            raise StoreUnavailable(trouble(self._name, error)) from None
         if answers != [answer for _, _, answer in _PROOF]:
             raise StoreRefused(
                 f"the engine of table {self._name} reads the condition otherwise "
@@ -271,11 +254,11 @@ class Table:
         try:
             answer = self._client.batch_execute_statement(Statements=statements)
         except (BotoCoreError, ClientError) as error:
-            if isinstance(error, ClientError) and _code(error) in _INVALID:
+            if isinstance(error, ClientError) and code_of(error) in _INVALID:
                 if len(chunk) == 1:
                     raise self._invalid(chunk[0], error.response["Error"]) from None
                 return chunk
-            outcome.leave(chunk, self._trouble(error))
+            outcome.leave(chunk, trouble(self._name, error))
             return []
         answers = zip(chunk, answer["Responses"], strict=True)
         return [u for u, said in answers if self._is_refused(u, said, outcome, attempt)]
@@ -297,7 +280,7 @@ class Table:
         elif code in _REFUSALS:
             return not (item and self._is_settled(update, item, outcome, attempt))
         else:
-            outcome.leave([update], self._trouble_of(code))
+            outcome.leave([update], trouble_of(self._name, code))
         return False
 
     def _decide(
@@ -324,13 +307,13 @@ class Table:
             self._client.update_item(**items.upsert(self._name, update, attempt.ours))
             outcome.applied += 1
         except (BotoCoreError, ClientError) as error:
-            code = _code(error) if isinstance(error, ClientError) else ""
+            code = code_of(error) if isinstance(error, ClientError) else ""
             if isinstance(error, ClientError) and code in _INVALID:
                 raise self._invalid(update, error.response["Error"]) from None
             if isinstance(error, ClientError) and code in _REFUSALS:
                 item = cast("items.Item", error.response.get("Item", {}))
                 return self._is_settled(update, item, outcome, attempt)
-            outcome.leave([update], self._trouble(error))
+            outcome.leave([update], trouble(self._name, error))
         return True
 
     def _is_settled(
@@ -386,29 +369,6 @@ class Table:
             "docs/operations.md describes under 'A damaged item'"
         )
 
-    def _trouble(self, error: BotoCoreError | ClientError) -> str:
-        """Why to try later; raises StoreRefused where that would not help.
-
-        The answer's own text is left out, for it may quote values.
-        """
-        if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-            raise StoreRefused("no AWS credentials: configure them") from None
-        if isinstance(error, BotoCoreError):
-            return f"DynamoDB does not answer ({type(error).__name__})"
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-            return f"DynamoDB answers {_code(error)}"
-        return self._trouble_of(_code(error))
-
-    def _trouble_of(self, code: str) -> str:
-        if code in _LATER:
-            return f"DynamoDB answers {code}"
-        if code == "ResourceNotFound":
-            raise StoreRefused(
-                f"table {self._name} does not exist: create it with "
-                "`python manage.py provision`"
-            ) from None
-        raise StoreRefused(f"DynamoDB refuses table {self._name}: {code}") from None
-
 
 def _unmarked(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
     """As an earlier release left an item."""
@@ -460,7 +420,3 @@ def _one_per_patient(
     now: dict[str, MergedUpdate] = {}
     later = [u for u in updates if now.setdefault(u.patient_id, u) is not u]
     return list(now.values()), later
-
-
-def _code(error: ClientError) -> str:
-    return error.response["Error"]["Code"].removesuffix("Exception")

@@ -25,7 +25,8 @@ from profiles.core import items, serializers
 from profiles.core.items import Item
 from profiles.core.records import partition_of
 from profiles.dynamodb import reader
-from profiles.dynamodb.reader import Page, StoreUnavailable
+from profiles.dynamodb.client import StoreUnavailable
+from profiles.dynamodb.reader import Page
 from profiles.kafka import clients, topics
 from profiles.kafka.reader import Log, LogMoved
 from profiles.kafka.topics import KafkaUnavailable, WrongTopic

@@ -13,7 +13,8 @@ from profiles.api import posting
 from profiles.core import items, records, updates
 from profiles.core.updates import Receipt, Source
 from profiles.dynamodb import reader, writer
-from profiles.dynamodb.reader import Profiles, StoreUnavailable
+from profiles.dynamodb.client import StoreUnavailable
+from profiles.dynamodb.reader import Profiles
 from profiles.kafka import topics
 from tests.api.test_api import problem
 from tests.engines.kafka import murmur2_partitions

@@ -28,7 +28,8 @@ from profiles.consumer.loop import (
 from profiles.core import items
 from profiles.core.records import Code
 from profiles.core.updates import Incarnation, MergedUpdate, Source
-from profiles.dynamodb.writer import StoreRefused, Table
+from profiles.dynamodb.client import StoreRefused
+from profiles.dynamodb.writer import Table
 from profiles.kafka.topics import Group, KafkaUnavailable, Topic
 from tests.fakes import (
     NOW_MS,

@@ -17,7 +17,8 @@ from botocore.exceptions import (
 from profiles.core import items, serializers
 from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.dynamodb import client, writer
-from profiles.dynamodb.writer import Outcome, StoreAway, StoreRefused, Table
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.writer import Outcome, Table
 from tests import fakes
 from tests.fakes import OURS, SOURCE, Clock, FakeDynamoDB, refusal, update_at
 
@@ -94,7 +95,7 @@ def test_offsets_compare_as_numbers(dynamodb):
     assert attempt(dynamodb, update_at(10)).applied == 1
 
 
-@pytest.mark.parametrize("code", sorted(writer._LATER))
+@pytest.mark.parametrize("code", sorted(client._LATER))
 def test_what_may_pass_remains_to_be_tried_again(code):
     client = FakeDynamoDB()
     client.troubles = [None, refusal(code)]
@@ -104,7 +105,7 @@ def test_what_may_pass_remains_to_be_tried_again(code):
     assert (outcome.applied, code in outcome.trouble) == (2, True)
 
 
-@pytest.mark.parametrize("code", sorted(writer._LATER))
+@pytest.mark.parametrize("code", sorted(client._LATER))
 def test_what_may_pass_remains_for_a_single_write_too(dynamodb, answers, code):
     answers += [(400, f"{code}Exception")]
     outcome = attempt(dynamodb, update_at(0))
@@ -498,7 +499,7 @@ def test_an_engine_that_reads_a_condition_otherwise_is_found_out(monkeypatch, te
 def test_a_proof_that_fails_half_way_leaves_nothing():
     client: Any = FakeDynamoDB()
     client.troubles = [None, None, None, ReadTimeoutError(endpoint_url="")]
-    with pytest.raises(StoreAway):
+    with pytest.raises(StoreUnavailable):
         Table(client, "t").prove()
     assert client.items == {}
 
@@ -530,5 +531,5 @@ def test_a_missing_table_has_no_identity(dynamodb):
 
 def test_a_table_that_is_away_has_no_identity_yet(settings):
     settings.DYNAMODB_ENDPOINT_URL = URL
-    with pytest.raises(StoreAway, match="EndpointConnectionError"):
+    with pytest.raises(StoreUnavailable, match="EndpointConnectionError"):
         Table(client.connect(), "patient-profile").identity()

@@ -16,8 +16,9 @@ from profiles.core.items import Item
 from profiles.core.records import Record
 from profiles.core.updates import Incarnation, Receipt
 from profiles.dynamodb import client
-from profiles.dynamodb.reader import Profiles, StoreUnavailable
-from profiles.dynamodb.writer import StoreAway, StoreRefused, Table
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.reader import Profiles
+from profiles.dynamodb.writer import Table
 from profiles.kafka import clients, topics
 from profiles.kafka.dead_letters import DeadLetters
 from profiles.kafka.reader import Log, LogMoved
@@ -53,7 +54,7 @@ class Command(BaseCommand):
             report = self._audit(options["sample"], options["grown"])
         except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
             raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
-        except (StoreUnavailable, StoreAway, StoreRefused) as error:
+        except (StoreUnavailable, StoreRefused) as error:
             raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
         if options["json"]:
             self.stdout.write(json.dumps(as_json(report), indent=2))

@@ -21,7 +21,8 @@ from profiles.consumer.loop import (
     StartOver,
 )
 from profiles.dynamodb import client
-from profiles.dynamodb.writer import StoreAway, StoreRefused, Table
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.writer import Table
 from profiles.kafka import clients, topics
 from profiles.kafka.dead_letters import DeadLetterTopic
 from profiles.runtime import metrics
@@ -105,7 +106,7 @@ class Command(BaseCommand):
         while not self._stopped:
             try:
                 return self._table.identity()
-            except StoreAway as error:
+            except StoreUnavailable as error:
                 self.stderr.write(
                     f"{error}: waiting for it on "
                     f"{settings.DYNAMODB_ENDPOINT_URL or 'AWS'}; locally, start it "
@@ -163,7 +164,7 @@ class Command(BaseCommand):
 
 def _told(table: Table) -> str | None:
     """Which table it is; None where it does not tell now."""
-    with suppress(StoreAway):
+    with suppress(StoreUnavailable):
         return table.identity()
     return None
 

@@ -11,7 +11,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from profiles.dynamodb import client
-from profiles.dynamodb.writer import StoreAway, StoreRefused, Table
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.writer import Table
 from profiles.kafka import clients
 from profiles.operate import provision
 
@@ -49,7 +50,7 @@ class Command(BaseCommand):
                 Table(dynamodb, settings.DYNAMODB_TABLE).prove()
         except (BotoCoreError, ClientError) as error:
             raise CommandError(_dynamodb_trouble(error)) from None
-        except (StoreAway, StoreRefused) as error:
+        except (StoreUnavailable, StoreRefused) as error:
             raise CommandError(f"{error}.") from None
 
     def _tell(self, sentences: Any) -> None:
