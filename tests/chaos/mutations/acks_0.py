@@ -14,7 +14,11 @@ from django.core.management import execute_from_command_line
 
 from profiles.kafka import clients
 
-ACKS_0 = {"acks": 0, "enable.idempotence": False}
+ACKS_0 = {
+    "acks": 0,
+    "enable.idempotence": False,
+    "enable.gapless.guarantee": False,
+}
 offsets = itertools.count(1_000_000)
 
 
