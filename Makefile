@@ -92,7 +92,7 @@ distclean: clean ## remove the environments too
 
 # --- Checking -------------------------------------------------------------------------
 
-.PHONY: test test-real chaos bench check check-compose fix
+.PHONY: test test-real chaos bench check check-compose fix docs screenshots
 test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
 	@# A file is one process's: its engines are started once. Most of their time is waiting.
 	@# One that crashes fails the run at once: xdist hands on its files to none, and hangs.
@@ -123,6 +123,13 @@ check: $(DEV) check-compose ## format, lint, types, house, settings, migrations
 
 check-compose: $(DEV)
 	.venv/bin/python -m pytest -q -rs tests/check_compose.py tests/test_dockerfile.py
+
+docs: $(DEV) ## the documentation as a site in var/docs; a broken link fails
+	@.venv/bin/sphinx-build --quiet --fail-on-warning --fresh-env --conf-dir docs . var/docs
+	@echo "Built: var/docs/index.html"
+
+screenshots: $(DEV) $(ENGINES) ## the README's screenshots, taken again in Chromium
+	@exec $(AT_HOME) .venv/bin/python -m tests.browser.screenshots
 
 fix: $(DEV) ## format, and mend what the linter can
 	.venv/bin/ruff format
