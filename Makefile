@@ -13,11 +13,11 @@ MAKEFLAGS += --jobs=2
 
 BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
 made_of = $(shell { $(BASE) -VV; pwd; cat $(1) </dev/null; } 2>&1 | cksum | cut -d ' ' -f 1)
-RUN := .venv/run-$(call made_of,requirements.txt constraints.txt)
-DEV := .venv/dev-$(call made_of,requirements.txt requirements-dev.txt constraints.txt)
-ENGINES := .venv-engines/run-$(call made_of,requirements-engines.txt constraints-engines.txt)
+RUN := .venv/run-$(call made_of,requirements.txt)
+DEV := .venv/dev-$(call made_of,requirements.txt requirements-dev.txt)
+ENGINES := .venv-engines/run-$(call made_of,requirements-engines.txt)
 PEERS := $(wildcard benchmarks/peers/*.txt)
-BENCH := .venv-bench/run-$(call made_of,requirements.txt constraints.txt $(PEERS))
+BENCH := .venv-bench/run-$(call made_of,requirements.txt $(PEERS))
 
 define check_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -30,20 +30,20 @@ $(RUN):
 	@$(check_python)
 	@echo "Making .venv ..."
 	@rm -rf .venv && $(BASE) -m venv .venv
-	@.venv/bin/pip install --quiet -r requirements.txt -c constraints.txt
+	@.venv/bin/pip install --quiet --require-hashes -r requirements.txt
 	@touch $@
 
 $(DEV): $(RUN)
 	@echo "Adding the test tools to .venv ..."
 	@rm -f .venv/dev-*
-	@.venv/bin/pip install --quiet -r requirements-dev.txt -c constraints.txt
+	@.venv/bin/pip install --quiet --require-hashes -r requirements-dev.txt
 	@touch $@
 
 $(ENGINES):
 	@$(check_python)
 	@echo "Making .venv-engines ..."
 	@rm -rf .venv-engines && $(BASE) -m venv .venv-engines
-	@.venv-engines/bin/pip install --quiet -r requirements-engines.txt -c constraints-engines.txt
+	@.venv-engines/bin/pip install --quiet --require-hashes -r requirements-engines.txt
 	@touch $@
 
 $(BENCH): $(DEV)
@@ -52,8 +52,7 @@ $(BENCH): $(DEV)
 	@for pins in requirements.txt $(PEERS); do \
 		home=.venv-bench/$$(basename $$pins .txt) && \
 		.venv/bin/uv venv --quiet --python $(BASE) $$home && \
-		.venv/bin/uv pip install --quiet --compile-bytecode --python $$home/bin/python -r $$pins \
-			$$(case $$pins in requirements.txt) echo -c constraints.txt;; esac) || exit 1; \
+		.venv/bin/uv pip install --quiet --compile-bytecode --python $$home/bin/python -r $$pins || exit 1; \
 	done
 	@touch $@
 
@@ -138,15 +137,16 @@ fix: $(DEV) ## format, and mend what the linter can
 # --- Dependencies ---------------------------------------------------------------------
 
 UV = var/uv/bin/uv
-LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make mod-tidy'
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make mod-tidy'
 
 .PHONY: mod-tidy mod-dl help
-mod-tidy: ## pin what the requirements need, in the constraints files
+mod-tidy: ## pin what pyproject.toml needs, with hashes, in the requirements files
 	@# uv apart from .venv: requirements that contradict the old pins can't be installed.
 	@$(check_python)
-	@$(BASE) -m venv var/uv && var/uv/bin/pip install --quiet "$$(grep '^uv==' requirements-dev.txt)"
-	@$(LOCK) requirements-dev.txt --output-file constraints.txt
-	@$(LOCK) requirements-engines.txt --output-file constraints-engines.txt
+	@$(BASE) -m venv var/uv && var/uv/bin/pip install --quiet "$$(grep -o 'uv==[0-9.]*' pyproject.toml)"
+	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements-dev.txt
+	@$(LOCK) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
+	@$(LOCK) --group engines --output-file requirements-engines.txt
 
 mod-dl: $(DEV) $(ENGINES) ## install everything that is pinned
 	@echo "Installed: .venv and .venv-engines"

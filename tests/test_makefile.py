@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def checkout(tmp_path):
     """What the Makefile reads, in a folder of its own, without environments."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for pattern in ("Makefile", "requirements*.txt", "constraints*.txt"):
+    for pattern in ("Makefile", "requirements*.txt"):
         for path in ROOT.glob(pattern):
             shutil.copy(path, folder)
     return folder
@@ -65,10 +66,8 @@ def test_a_half_made_environment_is_made_anew(checkout):
     ("file", "remade"),
     [
         ("requirements.txt", "Making .venv ..."),
-        ("constraints.txt", "Making .venv ..."),
         ("requirements-dev.txt", "Adding the test tools"),
         ("requirements-engines.txt", "Making .venv-engines ..."),
-        ("constraints-engines.txt", "Making .venv-engines ..."),
     ],
 )
 def test_a_changed_pin_makes_the_environment_anew(checkout, file, remade):
@@ -140,20 +139,65 @@ def test_help_lists_the_targets(checkout):
         assert re.search(rf"^{target} +\w", said, re.MULTILINE)
 
 
-def pins(file: str) -> set[str]:
-    """Each `name==version` of a file, without extras and markers."""
-    text = re.sub(r"\[[^]]*\]", "", (ROOT / file).read_text().lower())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group, and of the groups that it includes."""
+    found: list[str] = []
+    for each in PROJECT["dependency-groups"][name]:
+        found += [each] if isinstance(each, str) else group(each["include-group"])
+    return found
+
+
+RUN = PROJECT["project"]["dependencies"]
+EXTRAS = [
+    each
+    for extra in PROJECT["project"]["optional-dependencies"].values()
+    for each in extra
+]
+LOCKED = {
+    "requirements.txt": RUN,
+    "requirements-dev.txt": [*RUN, *EXTRAS, *group("dev")],
+    "requirements-engines.txt": group("engines"),
+}
+locked = pytest.mark.parametrize("file", LOCKED)
+
+
+def pins(text: str) -> set[str]:
+    """Each `name==version`, without extras and markers."""
+    text = re.sub(r"\[[^]]*\]", "", text.lower())
     return set(re.findall(r"^[\w.-]+==[\w.+!]+", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    ("requirements", "constraints"),
-    [
-        ("requirements.txt", "constraints.txt"),
-        ("requirements-dev.txt", "constraints.txt"),
-        ("requirements-engines.txt", "constraints-engines.txt"),
-    ],
-)
-def test_what_is_required_is_what_make_mod_tidy_pinned(requirements, constraints):
-    assert pins(requirements)
-    assert pins(requirements) <= pins(constraints)
+@locked
+def test_what_is_required_is_what_make_mod_tidy_pinned(file):
+    required = pins("\n".join(LOCKED[file]))
+    assert len(required) == len(LOCKED[file])  # each by its exact version
+    assert required <= pins((ROOT / file).read_text())
+
+
+@locked
+def test_every_pin_has_its_hashes(file):
+    entries = re.split(r"\n(?=\w)", (ROOT / file).read_text())
+    assert [each for each in entries if "--hash=sha256:" not in each][1:] == []
+
+
+def test_the_service_and_its_tools_have_the_same_pins():
+    service = pins((ROOT / "requirements.txt").read_text())
+    assert service <= pins((ROOT / "requirements-dev.txt").read_text())
+
+
+def test_only_hashed_packages_are_installed():
+    installs = [
+        line
+        for name in ("Makefile", "Dockerfile")
+        for line in (ROOT / name).read_text().splitlines()
+        if re.search(r"pip install .*requirement", line)
+    ]
+    assert len(installs) == 4
+    assert all("--require-hashes" in line for line in installs)
+
+
+def test_a_build_uses_the_pinned_backend():
+    assert set(PROJECT["build-system"]["requires"]) <= set(group("dev"))
