@@ -95,8 +95,10 @@ distclean: clean ## remove the environments too
 test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
 	@# A file is one process's: its engines are started once. Most of their time is waiting.
 	@# One that crashes fails the run at once: xdist hands on its files to none, and hangs.
-	@$(AT_HOME) .venv/bin/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder \
-	--max-worker-restart 0
+	@rm -rf var/coverage
+	@$(AT_HOME) .venv/bin/coverage run -m pytest --numprocesses 4 --dist loadfile \
+	--no-loadscope-reorder --max-worker-restart 0
+	@.venv/bin/coverage combine --quiet && .venv/bin/coverage report
 	@command -v chromium >/dev/null || echo "Not run: the tests in a browser: apt install chromium, then make test"
 	@echo "Not run: the tests against Apache Kafka and DynamoDB Local (Java 17): make test-real"
 
