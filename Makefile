@@ -111,7 +111,7 @@ chaos: $(DEV) ## the fault run with its judge (CHAOS_SECONDS=300, CHAOS_SEED), o
 bench: $(DEV) $(ENGINES) $(BENCH) ## the benchmark with its peers (BENCH_SECONDS, BENCH_ALL=1), on Java 17
 	@exec $(AT_HOME) .venv/bin/python -m benchmarks.run
 
-check: $(DEV) check-compose docs ## format, lint, types, house, links, settings, migrations
+check: $(DEV) check-compose docs ## format, lint, types, import rules, links, settings, migrations
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
