@@ -30,20 +30,20 @@ $(RUN):
 	@$(check_python)
 	@echo "Making .venv ..."
 	@rm -rf .venv && $(BASE) -m venv .venv
-	@.venv/bin/pip install --quiet --require-hashes -r requirements.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@touch $@
 
 $(DEV): $(RUN)
 	@echo "Adding the test tools to .venv ..."
 	@rm -f .venv/dev-*
-	@.venv/bin/pip install --quiet --require-hashes -r requirements-dev.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
 $(ENGINES):
 	@$(check_python)
 	@echo "Making .venv-engines ..."
 	@rm -rf .venv-engines && $(BASE) -m venv .venv-engines
-	@.venv-engines/bin/pip install --quiet --require-hashes -r requirements-engines.txt
+	@.venv-engines/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-engines.txt
 	@touch $@
 
 $(BENCH): $(DEV)
@@ -57,6 +57,13 @@ $(BENCH): $(DEV)
 	@touch $@
 
 # --- Running --------------------------------------------------------------------------
+# The ports of the stack hold for run-producer and run-consumer too, where they are moved.
+ifdef KAFKA_PORT
+export KAFKA_BOOTSTRAP_SERVERS ?= 127.0.0.1:$(KAFKA_PORT)
+endif
+ifdef DYNAMODB_PORT
+export DYNAMODB_ENDPOINT_URL ?= http://127.0.0.1:$(DYNAMODB_PORT)
+endif
 # A shell that points at production must not receive test data.
 AT_HOME := env $(patsubst %,-u%,$(filter-out KAFKA_PORT DYNAMODB_PORT,$(filter KAFKA_% DYNAMODB_% AWS_%,$(.VARIABLES))))
 RUN_LOCAL := $(AT_HOME) .venv/bin/python manage.py run_local
@@ -145,7 +152,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 mod-tidy: ## pin what pyproject.toml needs, with hashes, in the requirements files
 	@# uv apart from .venv: requirements that contradict the old pins can't be installed.
 	@$(check_python)
-	@$(BASE) -m venv var/uv && var/uv/bin/pip install --quiet "$$(grep -o 'uv==[0-9.]*' pyproject.toml)"
+	@$(BASE) -m venv var/uv && var/uv/bin/pip install --quiet --disable-pip-version-check "$$(grep -o 'uv==[0-9.]*' pyproject.toml)"
 	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements-dev.txt
 	@$(LOCK) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
 	@$(LOCK) --group engines --output-file requirements-engines.txt

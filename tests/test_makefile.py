@@ -124,13 +124,41 @@ def test_no_inherited_kafka_or_dynamodb_reaches_a_run_or_a_test(checkout, target
 def test_the_producer_serves_as_production_does_where_it_is_not_development(
     checkout, debug, server
 ):
-    pretend_to_make_environments(checkout)
-    python = checkout / ".venv" / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text('#!/bin/sh\necho "ran $*"\n')
-    python.chmod(0o755)
+    pretend_python(checkout, "ran $*")
     said = make(checkout, "run-producer", DJANGO_DEBUG=debug)
     assert f"ran manage.py {server}\n" in said
+
+
+def pretend_python(folder: Path, says: str) -> None:
+    """Environments whose Python says something, and runs nothing."""
+    pretend_to_make_environments(folder)
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "{says}"\n')
+    python.chmod(0o755)
+
+
+@pytest.mark.parametrize("target", ["run-producer", "run-consumer"])
+@pytest.mark.parametrize(
+    ("environ", "addresses"),
+    [
+        ({}, "- -"),
+        ({"KAFKA_PORT": "19092"}, "127.0.0.1:19092 -"),
+        ({"DYNAMODB_PORT": "14566"}, "- http://127.0.0.1:14566"),
+        (
+            {"KAFKA_PORT": "19092", "KAFKA_BOOTSTRAP_SERVERS": "kafka:9092"},
+            "kafka:9092 -",
+        ),
+    ],
+    ids=str,
+)
+def test_the_processes_look_for_the_stack_where_its_ports_were_moved(
+    checkout, target, environ, addresses
+):
+    pretend_python(
+        checkout, "${KAFKA_BOOTSTRAP_SERVERS:--} ${DYNAMODB_ENDPOINT_URL:--}"
+    )
+    assert f"{addresses}\n" in make(checkout, target, **environ)
 
 
 def test_help_lists_the_targets(checkout):
