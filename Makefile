@@ -98,7 +98,7 @@ distclean: clean ## remove the environments too
 
 # --- Checking -------------------------------------------------------------------------
 
-.PHONY: test test-real chaos bench check check-compose fix docs screenshots
+.PHONY: test test-real chaos outage bench check check-compose fix docs screenshots
 test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
 	@# A file is one process's: its engines are started once. Most of their time is waiting.
 	@# One that crashes fails the run at once: xdist hands on its files to none, and hangs.
@@ -114,6 +114,9 @@ test-real: $(DEV) ## the tests against Apache Kafka and DynamoDB Local, on Java 
 
 chaos: $(DEV) ## the fault run with its judge (CHAOS_SECONDS=300, CHAOS_SEED), on Java 17
 	@exec $(AT_HOME) .venv/bin/python -m tests.chaos.run
+
+outage: $(DEV) ## engines away for long, and what that leaves (OUTAGE_SECONDS=900), on Java 17
+	@exec $(AT_HOME) .venv/bin/python -m tests.chaos.outage
 
 bench: $(DEV) $(ENGINES) $(BENCH) ## the benchmark with its peers (BENCH_SECONDS, BENCH_ALL=1), on Java 17
 	@exec $(AT_HOME) .venv/bin/python -m benchmarks.run

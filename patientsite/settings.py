@@ -152,6 +152,7 @@ FIXED_KAFKA_PROPERTIES = {
     "metadata.broker.list",
     "enable.auto.commit",
     "enable.auto.offset.store",
+    "enable.gapless.guarantee",
     "enable.idempotence",
     "enable.partition.eof",
     "group.id",
@@ -268,11 +269,11 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "profiles.tracing.identify",
+    "profiles.runtime.tracing.identify",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "profiles.access.OpenModeGuard",
-    "profiles.views.lane",
-    "profiles.access.database_connections",
+    "profiles.access.callers.OpenModeGuard",
+    "profiles.api.views.lane",
+    "profiles.access.callers.database_connections",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -298,10 +299,10 @@ TEMPLATES = [
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [],
-    "DEFAULT_PERMISSION_CLASSES": ["profiles.access.MayRead"],
+    "DEFAULT_PERMISSION_CLASSES": ["profiles.access.callers.MayRead"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "profiles.problems.exception_handler",
+    "EXCEPTION_HANDLER": "profiles.api.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,
 }
 
@@ -405,14 +406,14 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "profiles.telemetry.Frames",
+            "()": "profiles.runtime.log_format.Frames",
             "format": "%(asctime)s %(levelname)s %(name)s %(message)s",
         },
-        "json": {"()": "profiles.telemetry.JsonLines"},
+        "json": {"()": "profiles.runtime.log_format.JsonLines"},
     },
     "filters": {
-        "repeats": {"()": "profiles.telemetry.Repeats"},
-        "no_query": {"()": "profiles.telemetry.NoQuery"},
+        "repeats": {"()": "profiles.runtime.log_format.Repeats"},
+        "no_query": {"()": "profiles.runtime.log_format.NoQuery"},
     },
     "handlers": {
         "stderr": {

@@ -10,7 +10,7 @@ urlpatterns = [
     path("", include("profiles.urls")),
 ]
 
-handler400 = "profiles.problems.bad_request"
-handler403 = "profiles.problems.permission_denied"
-handler404 = "profiles.problems.not_found"
-handler500 = "profiles.problems.server_error"
+handler400 = "profiles.api.problems.bad_request"
+handler403 = "profiles.api.problems.permission_denied"
+handler404 = "profiles.api.problems.not_found"
+handler500 = "profiles.api.problems.server_error"

@@ -16,12 +16,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "patientsite.settings")
 
 application = get_wsgi_application()
 
-from profiles import ingest  # noqa: E402 not before the applications are loaded
+from profiles.api import posting  # noqa: E402 not before the applications are loaded
 
 if multiprocessing.parent_process():  # no fork may follow: no thread outlives one
     if settings.WEB_ONE_CORE:
         cores.keep_to_one()
-    Thread(target=ingest.connect, name="connect", daemon=True).start()
+    Thread(target=posting.connect, name="connect", daemon=True).start()
 
 # What stands by now stays: the collector need not go through it again and again.
 gc.collect()

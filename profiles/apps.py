@@ -8,7 +8,7 @@ from django.core.cache import close_caches
 from django.core.handlers.base import reset_urlconf
 from django.db import close_old_connections, reset_queries
 
-from profiles import telemetry
+from profiles.runtime import log_format
 
 
 class ProfilesConfig(AppConfig):
@@ -22,7 +22,7 @@ class ProfilesConfig(AppConfig):
         for everything else. The cache is this process's memory, with nothing to close,
         and every request sets its own URLconf.
         """
-        telemetry.log_uncaught()
+        log_format.log_uncaught()
         signals.request_started.disconnect(reset_queries)
         signals.request_started.disconnect(close_old_connections)
         signals.request_finished.disconnect(close_old_connections)

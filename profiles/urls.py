@@ -12,7 +12,8 @@ from django.views.decorators.http import require_safe
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from profiles import dashboard, pages, views
+from profiles.api import views
+from profiles.pages import patients, pipeline
 
 # Swagger UI's page has a style of its own in it; its script has an address.
 _styled_inline = csp_replace({"style-src": [SELF, UNSAFE_INLINE]})
@@ -35,7 +36,7 @@ urlpatterns = [
     path("patientprofile/<path:patient_id>", views.PatientProfileDetailView.as_view()),
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", _styled_inline(SpectacularSwaggerSplitView.as_view())),
-    path("pipeline/", dashboard.pipeline, name="pipeline"),
-    path("profiles/", pages.profile_list, name="profiles"),
-    re_path(r"^profiles/(?P<patient_id>.+)/$", pages.profile_detail, name="profile"),
+    path("pipeline/", pipeline.pipeline, name="pipeline"),
+    path("profiles/", patients.profile_list, name="profiles"),
+    re_path(r"^profiles/(?P<patient_id>.+)/$", patients.profile_detail, name="profile"),
 ]

@@ -28,7 +28,9 @@ hypothesis_settings.load_profile("tests")
 def _no_connection_to_end(request, monkeypatch):
     """A test without the database is not to meet the connection of one with it."""
     if "db" not in request.fixturenames:
-        monkeypatch.setattr("profiles.access.close_old_connections", lambda: None)
+        monkeypatch.setattr(
+            "profiles.access.callers.close_old_connections", lambda: None
+        )
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +39,27 @@ def moto():
     from django.conf import settings
     from moto import mock_aws
 
-    from profiles import connections
+    from profiles.dynamodb import client
 
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setattr(settings, "DYNAMODB_ENDPOINT_URL", "")
-        yield connections.dynamodb()
+        yield client.connect()
 
 
 @pytest.fixture
 def dynamodb(moto, settings, monkeypatch):
     """The client on moto, in use everywhere, with the configured table and no other."""
-    from profiles import connections, items, lookups
+    from profiles.core import items
+    from profiles.dynamodb import client, reader
 
     for table in moto.list_tables()["TableNames"]:
         moto.delete_table(TableName=table)
     moto.create_table(**items.table_definition(settings.DYNAMODB_TABLE))
-    monkeypatch.setattr(connections, "dynamodb", lambda: moto)
-    lookups.profiles.cache_clear()
+    monkeypatch.setattr(client, "connect", lambda: moto)
+    reader.profiles.cache_clear()
     yield moto
-    lookups.profiles.cache_clear()
+    reader.profiles.cache_clear()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,12 +17,14 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from profiles.records import Record
-from profiles.topics import Topic
-from profiles.updates import MergedUpdate, Source
+from profiles.core.records import Record
+from profiles.core.updates import Incarnation, MergedUpdate, Source
+from profiles.kafka.topics import Topic
 
-TOPIC = Topic("patient-profile", "topic-1", 12)
+TOPIC = Topic("patient-profile", "topic-1", 9)
+"""Of nine partitions: these put patient 1 into the first. Others there: f, n, q."""
 SOURCE = Source(TOPIC.id, 0)
+OURS = Incarnation(TOPIC.id, "table-1")
 NOW_MS = 1_700_000_000_000
 
 
@@ -109,6 +111,7 @@ class FakeKafkaConsumer:
         self.commits: list[dict[int, int]] = []
         self.commit_errors: list[KafkaError] = []
         self.commit_answers: list[tuple[KafkaError | None, list[TopicPartition]]] = []
+        self.member_id: str | None = "member"
         self.silent = False
         self.closed = False
 
@@ -139,6 +142,9 @@ class FakeKafkaConsumer:
         self.starts |= {p.partition: p.offset for p in partitions}
         self.epochs |= {p.partition: p.leader_epoch for p in partitions}
         self.owned |= {p.partition for p in partitions}
+
+    def memberid(self) -> str | None:
+        return self.member_id
 
     def assignment(self) -> list[TopicPartition]:
         return [TopicPartition(TOPIC.name, partition) for partition in self.owned]
@@ -187,17 +193,29 @@ class Delivered:
 
 
 class FakeKafkaProducer:
-    """Keeps what is produced until `answer`; with `acks`, answers at once in `poll`."""
+    """Keeps what is produced until `answer`; with `acks`, answers at once in `poll`.
 
-    def __init__(self, *, acks: bool = True, refuses: Exception | None = None) -> None:
-        self.acks = acks
+    Where it does not send, what is produced stays in its queue and can be taken back.
+    """
+
+    def __init__(
+        self,
+        *,
+        acks: bool = True,
+        sends: bool = True,
+        refuses: Exception | None = None,
+    ) -> None:
+        self.acks = acks and sends
+        self.sends = sends
         self.refuses = refuses
+        self.taken_back: set[int] = set()
         self.asked: list[str] = []
         self.produced: list[tuple[str, bytes, bytes]] = []
         self.headers: list[Any] = []
         self.waiting: list[Any] = []
         self.next_offset = 0
         self.polls = 0
+        self.closed = False
 
     def list_topics(self, topic: str, timeout: float) -> None:
         self.asked.append(topic)
@@ -228,14 +246,30 @@ class FakeKafkaProducer:
 
     def poll(self, timeout: float) -> int:
         self.polls += 1
+        for code in self.taken_back:
+            while self.waiting:
+                self.answer(code)
         while self.acks and self.waiting:
             self.answer()
         time.sleep(0.002)
         return 0
 
+    def purge(
+        self, in_queue: bool = True, in_flight: bool = True, blocking: bool = True
+    ) -> None:
+        if in_queue and not self.sends:
+            self.taken_back.add(KafkaError._PURGE_QUEUE)
+        if in_flight and self.sends:
+            self.taken_back.add(KafkaError._PURGE_INFLIGHT)
+
     def flush(self, timeout: float) -> int:
         self.poll(timeout)
         return len(self.waiting)
+
+    def close(self) -> None:
+        self.poll(0)
+        assert not self.waiting, "it would wait for ever"
+        self.closed = True
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -274,14 +308,20 @@ class FakeDynamoDB:
             raise trouble
 
     def _execute(self, call: dict[str, Any]) -> None:
-        assert call["ConditionExpression"] == "attribute_not_exists(#f) OR #f < :f"
+        assert call["ConditionExpression"] == (
+            "attribute_not_exists(#k) OR "
+            "#m = :m AND (attribute_not_exists(#f) OR #f < :f)"
+        )
         names = call["ExpressionAttributeNames"]
         values = call["ExpressionAttributeValues"]
-        key = call["Key"]["PatientId"]["S"]
-        item = self.items.get(key, {"PatientId": {"S": key}})
-        fence = item.get(names["#f"], {"N": "-1"})
-        if int(fence["N"]) >= int(values[":f"]["N"]):
+        key = call["Key"][names["#k"]]["S"]
+        item = self.items.get(key)
+        if item is not None and not (
+            item.get(names["#m"]) == values[":m"]
+            and _is_below(item, names["#f"], values[":f"])
+        ):
             raise refusal("ConditionalCheckFailedException", Item=dict(item))
+        item = item or {"PatientId": {"S": key}}
         sets, _, removals = call["UpdateExpression"].partition(" REMOVE ")
         for assignment in sets.removeprefix("SET ").split(", "):
             name, value = assignment.split(" = ")
@@ -305,39 +345,63 @@ class FakeDynamoDB:
         if trouble:
             raise trouble
         run = self._insert if text.startswith("INSERT") else self._update
-        code = run(text, values)
+        failure = run(text, values)
         lost = self.lost_answers.pop(0) if self.lost_answers else None
         if isinstance(lost, ClientError):
             return _failed(lost.response["Error"]["Code"])
         if lost:
             raise lost
-        return _failed(code) if code else {"TableName": "t"}
+        if failure and "ReturnValuesOnConditionCheckFailure" not in statement:
+            failure["Error"].pop("Item", None)
+        return failure or {"TableName": "t"}
 
-    def _insert(self, text: str, values: list[Any]) -> str:
+    def _insert(self, text: str, values: list[Any]) -> dict[str, Any]:
         item = dict(zip(re.findall(r"'(.+?)': \?", text), values, strict=True))
         key = item["PatientId"]["S"]
         if key in self.items:
-            return "DuplicateItem"
+            return _failed("DuplicateItem")
         self.items[key] = item
-        return ""
+        return {}
 
-    def _update(self, text: str, values: list[Any]) -> str:
-        changes, condition = text.split(" WHERE ")
+    def _update(self, text: str, values: list[Any]) -> dict[str, Any]:
+        changes, conditions = text.split(" WHERE ")
         sets = re.findall(r'SET "(.+?)"=\?', changes)
-        fence = re.fullmatch(r'"PatientId"=\? AND NOT "(.+?)" >= \?', condition)
-        assert fence is not None
-        key, offset = values[-2]["S"], int(values[-1]["N"])
-        item = self.items.get(key)
-        if item is None or int(item.get(fence[1], {"N": "-1"})["N"]) >= offset:
-            return "ConditionalCheckFailed"
-        item.update(zip(sets, values[:-2], strict=True))
+        written, given = values[: len(sets)], values[len(sets) :]
+        item = self.items.get(given[0]["S"])
+        if item is None:
+            return _failed("ConditionalCheckFailed")
+        if not _holds(item, conditions, given):
+            return _failed("ConditionalCheckFailed", Item=dict(item))
+        item.update(zip(sets, written, strict=True))
         for name in re.findall(r'REMOVE "(.+?)"', changes):
             item.pop(name, None)
-        return ""
+        return {}
 
 
-def _failed(code: str) -> dict[str, Any]:
-    return {"Error": {"Code": code.removesuffix("Exception"), "Message": "Secret"}}
+def _holds(item: dict[str, Any], conditions: str, values: list[Any]) -> bool:
+    """Whether each term of a statement's condition does; each is of a known form."""
+    left = [*values]
+    held = True
+    for term in conditions.split(" AND "):
+        if equal := re.fullmatch(r'"(.+?)"=\?', term):
+            held &= item.get(equal[1]) == left.pop(0)
+        elif missing := re.fullmatch(r'"(.+?)" IS MISSING', term):
+            held &= missing[1] not in item
+        else:
+            fence = re.fullmatch(r'NOT "(.+?)" >= \?', term)
+            assert fence is not None, term
+            held &= _is_below(item, fence[1], left.pop(0))
+    assert not left
+    return held
+
+
+def _is_below(item: dict[str, Any], fence: str, value: dict[str, str]) -> bool:
+    return int(item.get(fence, {"N": "-1"})["N"]) < int(value["N"])
+
+
+def _failed(code: str, **members: Any) -> dict[str, Any]:
+    told = {"Code": code.removesuffix("Exception"), "Message": "Secret", **members}
+    return {"Error": told}
 
 
 class Answer:
@@ -366,6 +430,16 @@ class FakeAdmin:
         self.topics: dict[str, Any] = {}
         self.created: list[Any] = []
         self.failure: int | None = None
+        self.closed = False
+
+    def __len__(self) -> int:
+        return 0  # as confluent_kafka's with nothing in flight, which is false then
+
+    def __enter__(self) -> FakeAdmin:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
 
     def list_topics(self, topic: str | None = None, timeout: float = 0) -> Any:
         return self

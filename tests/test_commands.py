@@ -13,11 +13,13 @@ from django.conf import settings as configured
 from django.core.management import CommandError, call_command
 from django.core.management.commands import runserver as django_runserver
 
-from profiles import connections, provision, topics, upserts
-from profiles.consumer import RecordsMissing, StartOver
+from profiles.consumer.loop import RecordsMissing, StartOver
+from profiles.dynamodb import client, writer
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.kafka import clients, topics
+from profiles.kafka.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from profiles.management.commands import consume_profiles, runserver, serve
-from profiles.topics import KafkaUnavailable, TopicMissing, WrongTopic
-from profiles.upserts import StoreAway, StoreRefused
+from profiles.operate import provision
 from tests.fakes import TOPIC, Clock, FakeAdmin
 
 NOBODY = "127.0.0.1:1"
@@ -35,7 +37,7 @@ def no_kafka(settings, monkeypatch):
 def kafka(monkeypatch):
     """A cluster without topics."""
     admin = FakeAdmin()
-    monkeypatch.setattr(connections, "admin", lambda: admin)
+    monkeypatch.setattr(clients, "admin", lambda: admin)
     return admin
 
 
@@ -117,12 +119,12 @@ def test_provision_proves_an_engine_that_is_not_aws(
 ):
     proven: list[object] = []
     settings.DYNAMODB_ENDPOINT_URL = endpoint_url
-    monkeypatch.setattr(upserts.Table, "prove", lambda table: proven.append(table))
+    monkeypatch.setattr(writer.Table, "prove", lambda table: proven.append(table))
     run("provision")
     assert len(proven) == proofs
 
 
-@pytest.mark.parametrize("error", [StoreAway, StoreRefused])
+@pytest.mark.parametrize("error", [StoreUnavailable, StoreRefused])
 def test_provision_refuses_an_engine_that_is_not_proven(
     kafka, dynamodb, settings, monkeypatch, error
 ):
@@ -130,7 +132,7 @@ def test_provision_refuses_an_engine_that_is_not_proven(
         raise error("it reads the condition otherwise")
 
     settings.DYNAMODB_ENDPOINT_URL = "http://127.0.0.1:4566"
-    monkeypatch.setattr(upserts.Table, "prove", prove)
+    monkeypatch.setattr(writer.Table, "prove", prove)
     with pytest.raises(CommandError, match=r"otherwise\.$"):
         run("provision")
 
@@ -147,6 +149,7 @@ class FakeConsumer:
     owned: frozenset[int] = frozenset()
 
     def __init__(self, *partners: Any) -> None:
+        self.partitions = partners[2]
         self.stopped = 0
         self.until: Any = None
         self.made.append(self)
@@ -169,7 +172,7 @@ def consumers(kafka, dynamodb, monkeypatch):
     monkeypatch.setattr(consume_profiles, "ProfileConsumer", FakeConsumer)
     monkeypatch.setattr(FakeConsumer, "made", [])
     monkeypatch.setattr(FakeConsumer, "ends", [])
-    monkeypatch.setattr(connections, "consumer", lambda: None)
+    monkeypatch.setattr(clients, "consumer", lambda: None)
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     yield FakeConsumer
     for number, handler in handlers.items():
@@ -198,17 +201,35 @@ def test_a_signal_between_two_consumers_is_not_lost(consumers, monkeypatch):
 def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch):
     def away(table):
         signal.raise_signal(signal.SIGTERM)
-        raise StoreAway("DynamoDB does not answer")
+        raise StoreUnavailable("DynamoDB does not answer")
 
-    monkeypatch.setattr(upserts.Table, "identity", away)
+    monkeypatch.setattr(writer.Table, "identity", away)
     run("consume_profiles")
     assert consumers.made == []
 
 
-def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers):
+def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers, caplog):
     consumers.ends += [StartOver("topic was recreated"), None]
-    assert "starting over" in run("consume_profiles")
+    run("consume_profiles")
+    assert "topic was recreated: starting over" in caplog.text
     assert len(consumers.made) == 2
+
+
+def test_whoever_begins_anew_keeps_its_clients(consumers, kafka, monkeypatch):
+    """Those of another topic or table are the same, and old ones would stay behind."""
+    made = []
+    dynamodb = client.connect()
+    for module, name, one in ((clients, "admin", kafka), (client, "connect", dynamodb)):
+
+        def make(name=name, one=one):
+            made.append(name)
+            return one
+
+        monkeypatch.setattr(module, name, make)
+    consumers.ends += [StartOver("the table was replaced")] * 5 + [None]
+    run("consume_profiles")
+    assert len(consumers.made) == 6
+    assert sorted(made) == ["admin", "connect"]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +263,7 @@ def test_until_caught_up_is_over_when_every_partition_is_read(
         return others_read
 
     monkeypatch.setattr(topics, "all_read", all_read)
-    monkeypatch.setattr(connections, "group_reader", lambda: None)
+    monkeypatch.setattr(clients, "group_reader", lambda: None)
     monkeypatch.setattr(consumers, "owned", frozenset(ours))
     monkeypatch.setattr(consumers, "caught_up", caught_up)
     with pytest.raises(CommandError, match="Stopped before everything was read"):
@@ -251,13 +272,35 @@ def test_until_caught_up_is_over_when_every_partition_is_read(
     assert all(asked)
 
 
+def test_a_grown_topic_is_consumed_by_the_count_that_it_had_where_it_is_asked_for(
+    consumers, settings, monkeypatch
+):
+    def all_read(group, topic, partitions):
+        asked.append(partitions)
+        return True
+
+    asked: list[object] = []
+    monkeypatch.setattr(topics, "all_read", all_read)
+    monkeypatch.setattr(clients, "group_reader", lambda: None)
+    monkeypatch.setattr(consumers, "caught_up", True)
+    settings.KAFKA_PARTITIONS = 6
+    with pytest.raises(CommandError, match="12 partitions and KAFKA_PARTITIONS is 6"):
+        run("consume_profiles", "--until-caught-up")
+    with pytest.raises(CommandError, match="Stopped before everything was read"):
+        run("consume_profiles", "--until-caught-up", "--grown")
+    (made,) = consumers.made
+    assert made.partitions == 6
+    assert made.until()
+    assert asked == [{*range(12)}]
+
+
 def test_consuming_without_kafka_says_how_to_start_it(no_kafka):
     with pytest.raises(CommandError, match=rf"{NOBODY} with `make local-dev-stack`"):
         run("consume_profiles")
 
 
 def test_consuming_without_the_topic_says_how_to_make_it(monkeypatch):
-    def configured(admin):
+    def configured(admin, grown):
         raise TopicMissing("create it with `python manage.py provision`")
 
     monkeypatch.setattr(topics, "configured", configured)
@@ -266,7 +309,7 @@ def test_consuming_without_the_topic_says_how_to_make_it(monkeypatch):
 
 
 def test_consuming_waits_for_a_table_that_is_away(consumers, monkeypatch):
-    answers = [StoreAway("DynamoDB does not answer"), "store"]
+    answers = [StoreUnavailable("DynamoDB does not answer"), "store"]
 
     def identity(table):
         answer = answers.pop(0)
@@ -274,7 +317,7 @@ def test_consuming_waits_for_a_table_that_is_away(consumers, monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(upserts.Table, "identity", identity)
+    monkeypatch.setattr(writer.Table, "identity", identity)
     monkeypatch.setattr(consume_profiles, "time", Clock())
     assert "make local-dev-stack" in run("consume_profiles")
     assert len(consumers.made) == 1
@@ -326,4 +369,5 @@ def test_serve_is_on_loopback_and_port_3000_unless_told(monkeypatch):
     run("serve")
     assert (asked[0]["address"], asked[0]["port"]) == ("127.0.0.1", 3000)
     assert asked[0]["blocking_threads"] == configured.WEB_THREADS
+    assert asked[0]["websockets"] is False
     assert asked[1] == {"served": True}

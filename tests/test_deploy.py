@@ -19,7 +19,7 @@ from django.urls import resolve, reverse
 
 from patientsite import __version__
 from patientsite import settings as defaults
-from profiles import bodies
+from profiles.api import bodies
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "deploy/kubernetes"
@@ -361,6 +361,8 @@ def calls(module: str) -> set[str]:
             if not re.fullmatch(r"(self\._)?client", ast.unparse(node.func.value)):
                 continue
             name = node.func.attr
+            if name == "connect":  # of the module `client`
+                continue
             if name in ("get_waiter", "get_paginator"):
                 name = ast.literal_eval(node.args[0])
             found.add(name)
@@ -382,9 +384,9 @@ POLICIES = {
 @pytest.mark.parametrize(
     ("sid", "module"),
     [
-        ("Web", "lookups.py"),
-        ("Consumer", "upserts.py"),
-        ("Provision", "provision.py"),
+        ("Web", "dynamodb/reader.py"),
+        ("Consumer", "dynamodb/writer.py"),
+        ("Provision", "operate/provision.py"),
     ],
 )
 def test_a_policy_allows_what_the_process_calls_and_nothing_else(sid, module):
@@ -397,7 +399,7 @@ def test_a_policy_allows_what_the_process_calls_and_nothing_else(sid, module):
 
 
 def test_partiql_is_used_for_no_more_than_the_policy_allows():
-    text = (ROOT / "profiles/items.py").read_text()
+    text = (ROOT / "profiles/core/items.py").read_text()
     verbs = re.findall(r"f'(UPDATE|INSERT|DELETE|SELECT) ", text)
     allowed = ACTIONS["batch_execute_statement"]
     assert {f"PartiQL{verb.title()}" for verb in verbs} == allowed
@@ -407,7 +409,7 @@ def test_nothing_else_speaks_to_dynamodb():
     speaking = {
         path.name for path in ROOT.glob("profiles/**/*.py") if calls_dynamodb(path)
     }
-    assert speaking == {"lookups.py", "upserts.py", "provision.py"}
+    assert speaking == {"reader.py", "writer.py", "provision.py"}
 
 
 def calls_dynamodb(path: Path) -> bool:
@@ -422,15 +424,15 @@ def calls_dynamodb(path: Path) -> bool:
 def test_a_worked_example_is_taken_by_settings_and_by_librdkafka(
     properties, settings, certificate
 ):
-    from profiles import connections
+    from profiles.kafka import clients
 
     taken = defaults.properties(properties)
     settings.KAFKA_BOOTSTRAP_SERVERS = "127.0.0.1:1"
     settings.KAFKA_CONFIG = {
         name: certificate.get(name, value) for name, value in taken.items()
     }
-    assert connections.admin() is not None
-    assert connections.consumer(lambda error, places: None) is not None
+    assert clients.admin() is not None
+    assert clients.consumer(lambda error, places: None) is not None
 
 
 @pytest.fixture(scope="session")
@@ -472,7 +474,9 @@ def certificate(tmp_path_factory):
 
 def test_every_metric_that_is_to_be_watched_is_counted():
     counted = set(
-        re.findall(r'"(profile_\w+)"', (ROOT / "profiles/metrics.py").read_text())
+        re.findall(
+            r'"(profile_\w+)"', (ROOT / "profiles/runtime/metrics.py").read_text()
+        )
     )
     named = set(re.findall(r"`(profile_\w+)", DOCUMENT))
     assert named

@@ -11,13 +11,16 @@ import re
 import shlex
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from django.core.management import get_commands, load_command_class
 
 import patientsite
-from profiles import dead_letters, items, serializers, tracing
-from profiles.updates import Receipt, Source
+from profiles.core import items, records, serializers
+from profiles.core.updates import Receipt, Source
+from profiles.kafka import dead_letters
+from profiles.runtime import tracing
 
 ROOT = Path(__file__).parent.parent
 DECISIONS = sorted(ROOT.glob("docs/decisions/0*.md"))
@@ -36,7 +39,7 @@ def text(name: str) -> str:
 
 def code(document: Path) -> list[str]:
     """Each line of the code blocks, and each code span of the prose."""
-    parts = re.split(r"^```.*$", document.read_text(), flags=re.M)
+    parts = re.split(r"^ *```.*$", document.read_text(), flags=re.M)
     spans = [span for part in parts[::2] for span in re.findall(r"`([^`]+)`", part)]
     blocks = [part.replace("\\\n", " ") for part in parts[1::2]]
     return spans + [line for block in blocks for line in block.splitlines()]
@@ -151,9 +154,8 @@ def in_code(pattern: str) -> set[str]:
 
 
 def test_every_dead_letter_code_is_a_format():
-    codes = in_code(r'InvalidRecord\(\s*"(\w+)"')
-    assert codes
-    assert codes == first_cells("docs/formats.md", "Dead letter") - HEADERS
+    named = first_cells("docs/formats.md", "Dead letter") - HEADERS
+    assert named == {*get_args(records.Code)}
 
 
 HEADERS = {f"dead-letter.{name}" for name in dead_letters._ORIGIN}
@@ -177,7 +179,7 @@ def test_every_metric_is_a_format():
 def test_the_fence_and_the_receipt_are_as_the_formats_say():
     source = Source("<topic id>", 3)
     fence = items.fence_name(source).replace(":3", ":<partition>")
-    assert fence in first_cells("docs/formats.md", "Item")
+    assert {fence, items.MARK} <= first_cells("docs/formats.md", "Item")
     example = re.search(r"for example `([^`]+)`", section("docs/formats.md", "Receipt"))
     assert example
     assert str(Receipt.parse(example[1])) == example[1]
@@ -192,11 +194,11 @@ def test_the_records_headers_are_formats():
 
 
 @pytest.mark.parametrize(
-    "module",
-    [path.name for path in ROOT.glob("profiles/*.py") if path.stem != "__init__"],
+    "package",
+    [path.parent.name for path in ROOT.glob("profiles/[a-l,n-z]*/__init__.py")],
 )
-def test_every_room_is_in_the_architecture(module):
-    assert f"`{module}`" in section("ARCHITECTURE.md", "The rooms")
+def test_every_package_is_in_the_architecture(package):
+    assert f"`{package}/`" in section("ARCHITECTURE.md", "The packages")
 
 
 @documents
@@ -212,11 +214,10 @@ NAMED = r"(?<![\w./-])((?:[\w.-]+/)*[\w-]+\.(?:py|yml|toml|md))(?![\w/.])"
 
 
 def test_the_tests_that_hold_the_invariants_exist():
-    named = re.findall(r"`(\w+\.py)::(\w+)`", text("ARCHITECTURE.md"))
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text("ARCHITECTURE.md"))
     assert len(named) > 10
     for file, test in named:
-        [path] = ROOT.glob(f"tests/**/{file}")
-        assert f"\ndef {test}(" in path.read_text()
+        assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text()
 
 
 @documents
@@ -243,9 +244,7 @@ def test_the_readme_stays_under_150_lines():
 
 @documents
 def test_no_cell_of_a_table_is_long(document):
-    if document.name == "ARCHITECTURE.md":
-        pytest.skip("it lists tests, whose names are sentences")
-    prose = "".join(re.split(r"^```.*$", document.read_text(), flags=re.M)[::2])
+    prose = "".join(re.split(r"^ *```.*$", document.read_text(), flags=re.M)[::2])
     rows = re.findall(r"^\|(.*)\|$", prose, re.M)
     cells = [cell.strip() for row in rows for cell in re.split(r"(?<!\\)\|", row)]
     assert [cell for cell in cells if len(cell) > LONGEST_CELL] == []
@@ -260,8 +259,8 @@ def test_pictures_are_of_use_to_who_does_not_see_them(document):
     assert all(words and (document.parent / at).exists() for words, at in pictures)
 
 
-def test_the_architecture_stays_under_100_lines():
-    assert len(text("ARCHITECTURE.md").splitlines()) < 100
+def test_the_architecture_stays_short():
+    assert len(text("ARCHITECTURE.md").splitlines()) < 150
 
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)

@@ -12,10 +12,12 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from profiles import ingest, tokens, topics
+from profiles.access import tokens
+from profiles.api import posting
+from profiles.kafka import topics
 from tests import identity
+from tests.access.test_audit_trail import FakePublisher, store
 from tests.fakes import TOPIC
-from tests.test_trail import FakePublisher, store
 
 pytestmark = pytest.mark.usefixtures("db", "dynamodb", "world")
 
@@ -76,7 +78,7 @@ def world(monkeypatch):
         def current(self) -> topics.Topic:
             return TOPIC
 
-    monkeypatch.setattr(ingest, "publisher", FakePublisher)
+    monkeypatch.setattr(posting, "publisher", FakePublisher)
     monkeypatch.setattr(topics, "watch", Watched)
 
 

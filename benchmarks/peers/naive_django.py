@@ -44,6 +44,7 @@ producer = Producer(
         "bootstrap.servers": os.environ["KAFKA_BOOTSTRAP_SERVERS"],
         "acks": "all",
         "enable.idempotence": True,
+        "partitioner": "murmur2_random",
     }
 )
 

@@ -2,7 +2,8 @@
 
 `raw_writes.py partiql|transact FILE SECONDS`: writes the file's updates to items that
 exist, in calls that are made up beforehand, CALLS at a time. Every write is the product's:
-the fields, UpdatedAt, and a fence of its own, on which it is conditional. Prints JSON.
+the fields, UpdatedAt, and a fence of its own, on which it is conditional, as on the mark
+that the items have. Prints JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from botocore.config import Config
 TABLE = os.environ["DYNAMODB_TABLE"]
 CALLS = int(os.environ["CALLS"])
 FENCE = "_fence:raw-loop-of-its-own-0:0"  # as long as the product's
+MARK = "_incarnation"
 UPDATED_AT = {"S": "2026-11-24T12:00:00.000+00:00"}
 
 client = boto3.client(
@@ -32,18 +34,29 @@ client = boto3.client(
 )
 
 
-def statement(profile: dict[str, str], offset: dict[str, str]) -> dict[str, object]:
+def mark_of(patient: str) -> dict[str, str]:
+    """The mark that every item of the product has."""
+    key = {"PatientId": {"S": patient}}
+    return client.get_item(TableName=TABLE, Key=key)["Item"][MARK]
+
+
+def statement(
+    profile: dict[str, str], mark: dict[str, str], offset: dict[str, str]
+) -> dict[str, object]:
     fields = {n: {"S": v} for n, v in profile.items() if n != "PatientId"}
     written = {**fields, "UpdatedAt": UPDATED_AT, FENCE: offset}
     sets = " ".join(f'SET "{name}"=?' for name in written)
     return {
         "Statement": f'UPDATE "{TABLE}" {sets} WHERE "PatientId"=? '
-        f'AND NOT "{FENCE}" >= ?',
-        "Parameters": [*written.values(), {"S": profile["PatientId"]}, offset],
+        f'AND "{MARK}"=? AND NOT "{FENCE}" >= ?',
+        "Parameters": [*written.values(), {"S": profile["PatientId"]}, mark, offset],
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
 
 
-def update(profile: dict[str, str], offset: dict[str, str]) -> dict[str, object]:
+def update(
+    profile: dict[str, str], mark: dict[str, str], offset: dict[str, str]
+) -> dict[str, object]:
     names = [name for name in profile if name != "PatientId"]
     return {
         "Update": {
@@ -51,10 +64,15 @@ def update(profile: dict[str, str], offset: dict[str, str]) -> dict[str, object]
             "Key": {"PatientId": {"S": profile["PatientId"]}},
             "UpdateExpression": "SET #f = :f, UpdatedAt = :u, "
             + ", ".join(f"#{name} = :{name}" for name in names),
-            "ConditionExpression": "attribute_not_exists(#f) OR #f < :f",
-            "ExpressionAttributeNames": {"#f": FENCE, **{f"#{n}": n for n in names}},
+            "ConditionExpression": "#m = :m AND (attribute_not_exists(#f) OR #f < :f)",
+            "ExpressionAttributeNames": {
+                "#f": FENCE,
+                "#m": MARK,
+                **{f"#{n}": n for n in names},
+            },
             "ExpressionAttributeValues": {
                 ":f": offset,
+                ":m": mark,
                 ":u": UPDATED_AT,
                 **{f":{name}": {"S": profile[name]} for name in names},
             },
@@ -80,7 +98,8 @@ def main() -> None:
         "transact": (update, transact, 100),
     }[form]
     offset: dict[str, str] = {}  # one for all: each round moves it on
-    writes = [build(profile, offset) for profile in profiles]
+    mark = mark_of(profiles[0]["PatientId"])
+    writes = [build(profile, mark, offset) for profile in profiles]
     chunks = [writes[i : i + size] for i in range(0, len(writes), size)]
 
     def in_time(chunk: list[dict[str, object]]) -> int:

@@ -5,6 +5,7 @@ The pictures are for people to look at: `var/screenshots/`.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.browser.service import (
     detail,
     post,
 )
-from tests.stack import Web
+from tests.stack import TABLE, Web
 
 pytestmark = [pytest.mark.browser, pytest.mark.stack]
 
@@ -37,6 +38,7 @@ VISITED = {
     "sorted": "/profiles/?name=Shown&sort=-FirstName",
     "no-match": "/profiles/?q=nobody",
     "profile": detail(SHOWN),
+    "misplaced": detail("shown/2"),
     "waiting": detail("shown/waiting"),
     "unknown": "/profiles/nobody/",
     "pipeline": "/pipeline/",
@@ -54,14 +56,28 @@ def scenery(web, running, the_consumer):
         for n, name in enumerate(names, 1)
     ]
     rest = {"Sex": "Female", "DateOfBirth": "1984-01-02", "Address": "1 High St\nYork"}
-    post(web, *updates, {"PatientId": SHOWN, **rest, "Email": "ana@example.org"})
+    [_, second, *_] = post(
+        web, *updates, {"PatientId": SHOWN, **rest, "Email": "ana@example.org"}
+    )
     post(web, {"PatientId": SHOWN, "FirstName": None}, {"PatientId": SHOWN})
     config = {"bootstrap.servers": running.bootstrap_servers}
     producer = Producer({**config, "partitioner": "murmur2_random"})
     producer.produce("patient-profile", b"no JSON", SHOWN.encode())
+    elsewhere = (second["Partition"] + 1) % 12
+    value = json.dumps(updates[1]).encode()
+    producer.produce("patient-profile", value, b"shown/2", partition=elsewhere)
     assert producer.flush(10) == 0
     await_applied(running, *[update["PatientId"] for update in updates])
     the_consumer.stop()
+    running.dynamodb().update_item(  # as an earlier release left it
+        TableName=TABLE,
+        Key={"PatientId": {"S": "shown/2"}},
+        UpdateExpression="SET #f = :f",
+        ExpressionAttributeNames={
+            "#f": f"_fence:{second['Receipt'].split('.')[0]}:{elsewhere}"
+        },
+        ExpressionAttributeValues={":f": {"N": "0"}},
+    )
     post(web, {"PatientId": "shown/waiting", "FirstName": "Tom"})
 
 

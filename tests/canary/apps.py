@@ -14,8 +14,8 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from django.apps import AppConfig
 
-from profiles import items, serializers
-from profiles.producer import Publisher
+from profiles.core import items, serializers
+from profiles.kafka.producer import Publisher
 
 
 class CanaryConfig(AppConfig):

@@ -133,6 +133,21 @@ class Engines(Lane):
 class Brokers(Engines):
     """Never two at a time."""
 
+    @property
+    def deck(self) -> list[Action]:
+        return [*super().deck, self.flap, self.flap]
+
+    def flap(self) -> None:
+        """Frozen, back for an instant, frozen again: what was sent is sent anew."""
+        broker = self.victim()
+        self.note("flap", broker)
+        for frozen_s in (self.choose.uniform(2, 5), self.choose.uniform(0.5, 1.5)):
+            broker.suspend()
+            self.over.wait(frozen_s)
+            broker.resume()
+            self.over.wait(self.choose.uniform(0.04, 0.3))
+        bring_up(broker, READY_S)
+
 
 class Tables(Engines):
     """DynamoDB."""

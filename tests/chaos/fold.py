@@ -15,6 +15,7 @@ from tests.chaos.observed import Item, Logged, Place
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FENCE_PREFIX = "_fence:"
+MARK = "_incarnation"
 
 Fence = tuple[str, int]
 """An item's fence attribute: its name, and the offset that it holds."""
@@ -35,8 +36,11 @@ class Update:
         return f"{FENCE_PREFIX}{topic_id}:{partition}", offset
 
 
-def as_update(record: Logged) -> Update | None:
-    """The update that a record holds, None where it holds none."""
+def as_update(record: Logged, partitions: int) -> Update | None:
+    """The update that a record holds, None where it holds none.
+
+    One outside the partition of its key is none: nothing orders it among the others.
+    """
     try:
         body = json.loads(record.value or b"")
         _iso(record.timestamp_ms)
@@ -49,7 +53,22 @@ def as_update(record: Logged) -> Update | None:
     key = (fields.get("PatientId") or "").encode(errors="surrogatepass")
     if len(fields) < len(body) or not key or key != record.key:
         return None
+    if record.place.partition != (murmur2(key) & 0x7FFFFFFF) % partitions:
+        return None
     return Update(record.place, record.timestamp_ms, fields)
+
+
+def murmur2(key: bytes) -> int:
+    """Kafka's hash of a key, without a sign."""
+    h = 0x9747B28C ^ len(key)
+    for at in range(0, len(key) - 3, 4):
+        k = int.from_bytes(key[at : at + 4], "little") * 0x5BD1E995 % 2**32
+        k = (k ^ k >> 24) * 0x5BD1E995 % 2**32
+        h = h * 0x5BD1E995 % 2**32 ^ k
+    if rest := len(key) % 4:
+        h = (h ^ int.from_bytes(key[-rest:], "little")) * 0x5BD1E995 % 2**32
+    h = (h ^ h >> 13) * 0x5BD1E995 % 2**32
+    return h ^ h >> 15
 
 
 def as_stored(body: Mapping[str, object]) -> dict[str, object]:
@@ -86,11 +105,22 @@ def fences(item: Item | None) -> list[Fence]:
 
 
 def explains(states: Mapping[Fence, Item], item: Item | None) -> bool:
-    """Whether an item is the fold up to its fence; so is one that is not there."""
+    """Whether an item is the fold up to its fence; so is one that is not there.
+
+    Its mark has to name the topic of that fence.
+    """
     if item is None:
         return True
-    shown = fences(item)
-    return len(shown) == 1 and item == states.get(shown[0])
+    shown, unmarked = fences(item), {n: v for n, v in item.items() if n != MARK}
+    return (
+        len(shown) == 1
+        and unmarked == states.get(shown[0])
+        and shown[0][0].startswith(f"{FENCE_PREFIX}{_marked_topic(item)}:")
+    )
+
+
+def _marked_topic(item: Item) -> str:
+    return str(item.get(MARK, {}).get("S", "")).partition(" ")[0]
 
 
 def without_effect(updates: Sequence[Update], item: Item | None) -> set[Place]:

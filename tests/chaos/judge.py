@@ -11,9 +11,10 @@ Independent on purpose: it imports nothing of the project and restates its promi
 - backwards: a sample of an item is not that fold, or shows a lower fence than before
 - wrong_receipt: another record stands at its place, or another receipt names it too
 - dead_lettered: an accepted update stands on the dead-letter topic
-- vanished: a record is no update, yet not on the dead-letter topic
-- duplicates (no damage): records whose key and body another one has too, such as a
-  503 tried again; true only where clients never post one body twice
+- vanished: a record is no update, or outside the partition of its key, yet not on the
+  dead-letter topic
+- doubled: records whose key and body another one has too, accepted or not: a POST puts
+  its update on the topic once at most. Clients have to post no body twice
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ DAMAGES = (
     "wrong_receipt",
     "dead_lettered",
     "vanished",
+    "doubled",
 )
 
 
@@ -51,13 +53,13 @@ class Verdict:
     accepted: int
     records: int
     samples: int
-    duplicates: int = 0
     lost: int = 0
     out_of_order: int = 0
     backwards: int = 0
     wrong_receipt: int = 0
     dead_lettered: int = 0
     vanished: int = 0
+    doubled: int = 0
     patients: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     @property
@@ -99,7 +101,8 @@ def judge(observed: Observed) -> Verdict:
 def _judge_log(observed: Observed, verdict: Verdict) -> None:
     """Nothing on the topic disappears, and what the API accepted is no dead letter."""
     for record in observed.log:
-        if record.place not in observed.dead_letters and as_update(record) is None:
+        update = as_update(record, observed.partitions)
+        if record.place not in observed.dead_letters and update is None:
             verdict.blame("vanished", (record.key or b"").decode(errors="replace"))
 
 
@@ -114,7 +117,7 @@ def _judge_states(patient: Patient, verdict: Verdict) -> None:
     unexplained = [not explains(states, sample.item) for sample in patient.samples]
     verdict.blame("backwards", patient.id, sum(unexplained) + _steps_back(patient))
     bodies = {frozenset(update.fields.items()) for update in patient.updates}
-    verdict.duplicates += len(patient.updates) - len(bodies)
+    verdict.blame("doubled", patient.id, len(patient.updates) - len(bodies))
 
 
 def _by_patient(observed: Observed) -> list[Patient]:
@@ -126,7 +129,7 @@ def _by_patient(observed: Observed) -> list[Patient]:
     for accepted in observed.accepted:
         of(accepted.patient).accepted.append(accepted)
     for record in sorted(observed.log, key=attrgetter("place")):
-        update = as_update(record)
+        update = as_update(record, observed.partitions)
         if update and record.place not in observed.dead_letters:
             of(str(update.fields["PatientId"])).updates.append(update)
     for sample in sorted(observed.samples, key=attrgetter("taken")):

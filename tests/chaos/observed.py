@@ -83,12 +83,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Observed:
-    """All that was seen of one run; the table was at rest when it was read."""
+    """All that was seen of one run; the table was at rest when it was read.
+
+    The topic's keys are placed by `partitions`.
+    """
 
     accepted: Sequence[Accepted]
     log: Sequence[Logged]
     dead_letters: frozenset[Place]
     items: Mapping[str, Item] = field(repr=False)
+    partitions: int
     samples: Sequence[Sample] = ()
 
 

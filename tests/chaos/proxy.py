@@ -2,7 +2,7 @@
 
 In: a client's calls. Out: what the table behind it answers, or a fault instead; calls
 can be held and let go later, even when their client has given them up. Knows nothing
-of the calls' content.
+of the calls' content but which operation is called.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Proxy:
         self._upstream_port = upstream_port
         self._lock = Lock()
         self._holding = False
+        self._held_operations: tuple[str, ...] = ()
         self._held: list[Future[bool]] = []
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         Thread(target=self._server.serve_forever, daemon=True).start()
@@ -97,10 +98,10 @@ class Proxy:
     def held(self) -> int:
         return len(self._held)
 
-    def hold(self) -> None:
-        """Keep every call from now on."""
+    def hold(self, *operations: str) -> None:
+        """Keep every call from now on, or those of these operations."""
         with self._lock:
-            self._holding = True
+            self._holding, self._held_operations = True, operations
 
     def release(self) -> None:
         """Let the held calls go on to the table, in whatever order."""
@@ -119,7 +120,7 @@ class Proxy:
         with self._lock:
             self.busy += 1
         try:
-            if self._may_pass():
+            if self._may_pass(call.operation):
                 return self.fault(call.forward)
         except (OSError, http.client.HTTPException):
             call.hang_up()  # the table is away, and so are we
@@ -133,9 +134,10 @@ class Proxy:
             "127.0.0.1", self._upstream_port, timeout=FORWARD_TIMEOUT_S
         )
 
-    def _may_pass(self) -> bool:
+    def _may_pass(self, operation: str) -> bool:
         with self._lock:
-            if not self._holding:
+            held = self._held_operations or (operation,)
+            if not self._holding or operation not in held:
                 return True
             verdict: Future[bool] = Future()
             self._held.append(verdict)
@@ -157,6 +159,10 @@ class Call:
         self._upstream = upstream
         self._headers = headers
         self._body = body
+
+    @property
+    def operation(self) -> str:
+        return self._headers.get("X-Amz-Target", "").rpartition(".")[2]
 
     def forward(self) -> Answer:
         self._upstream.request("POST", "/", self._body, self._headers)

@@ -51,7 +51,7 @@ class Report:
             "resizes": sum(faults.get(name, 0) for name in RESIZES),
             "ended_by_itself": faults.get("ended by itself", 0),
             "faults": sum(faults.values()) - faults.get("ended by itself", 0),
-            "duplicates": verdict.duplicates,
+            "flaps": faults.get("flap", 0),
             **{damage: getattr(verdict, damage) for damage in DAMAGES},
             "settled": int(self.settled),
         }

@@ -48,6 +48,7 @@ PATIENCES_S = (PATIENT_S, PATIENT_S, PATIENT_S, IMPATIENT_S)
 PERIOD_S = 0.08
 SAMPLE_PERIOD_S = 0.01
 SETTLE_S = 60
+PARTITIONS = 12
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def observe(
         log=read_log(stack.bootstrap_servers, TOPIC),
         dead_letters=read_dead_letters(stack.bootstrap_servers, f"{TOPIC}.dlq"),
         items=read_items(stack.dynamodb(), TABLE),
+        partitions=PARTITIONS,
         samples=[sample for sampler in samplers for sample in sampler.samples],
     )
 

@@ -110,6 +110,16 @@ def test_a_held_call_goes_on_when_it_is_released(between, ask, heard):
     wait_until(lambda: between.busy == 0, 5, "a call was under way")
 
 
+def test_calls_of_other_operations_pass(between, ask, heard):
+    between.hold("UpdateItem")
+    assert ask().result() == (200, b"call")
+    between.hold("UpdateItem", "")
+    asked = ask()
+    wait_until(lambda: between.held == 1, 5, "no call was held")
+    between.release()
+    assert asked.result() == (200, b"call")
+
+
 def test_a_dropped_call_never_reaches_the_table_and_the_next_one_does(
     between, ask, heard
 ):

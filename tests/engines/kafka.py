@@ -186,6 +186,16 @@ def _cluster_properties(brokers: int) -> dict[str, object]:
     }
 
 
+def unregister(broker: Broker) -> None:
+    """Have the cluster forget a broker, which runs on; started again, it is back."""
+    program = Path(__file__).with_name("Unregister.java")
+    subprocess.run(
+        [*jvm("kafka"), str(program), broker.address, str(broker.node)],
+        capture_output=True,
+        check=True,
+    )
+
+
 def murmur2_partitions(keys: Iterable[bytes], partitions: int) -> list[int]:
     """The partition that Kafka's own Java producer picks for each key."""
     program = Path(__file__).with_name("Murmur2Partition.java")

@@ -31,8 +31,12 @@ def produce(
     """Put one record on the topic, and wait until Kafka has it."""
     kafka, text = _library(), ctypes.create_string_buffer(512)
     conf = ctypes.c_void_p(kafka.rd_kafka_conf_new())
-    servers = bootstrap_servers.encode()
-    kafka.rd_kafka_conf_set(conf, b"bootstrap.servers", servers, text, len(text))
+    config = {
+        b"bootstrap.servers": bootstrap_servers.encode(),
+        b"partitioner": b"murmur2_random",
+    }
+    for name, told in config.items():
+        kafka.rd_kafka_conf_set(conf, name, told, text, len(text))
     producer = ctypes.c_void_p(kafka.rd_kafka_new(_PRODUCER, conf, text, len(text)))
     arguments: list[object] = [_TOPIC, topic.encode(), _MSGFLAGS, _COPY]
     arguments += [_KEY, key, ctypes.c_size_t(len(key))]

@@ -7,6 +7,7 @@ topic, and what became of them. Imports nothing of the product.
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupTopicPartitions,
     KafkaException,
     Message,
     Producer,
@@ -96,6 +98,10 @@ class Consuming(Member):
 
     def wait_said(self, text: bytes, timeout_s: float = 30) -> None:
         wait_until(lambda: self.said(text), timeout_s, f"{self.name}: no {text!r}")
+
+    def threads(self) -> int:
+        """How many it has, its clients' own included."""
+        return len(os.listdir(f"/proc/{self.pid}/task"))
 
     def last_line(self) -> str:
         return self.log.read_text().splitlines()[-1]
@@ -296,6 +302,7 @@ class Scene:
                 log=read_log(self.stack.bootstrap_servers, self.topic),
                 dead_letters=self.dead_letters(),
                 items=self.items(),
+                partitions=PARTITIONS,
             )
         )
 
@@ -303,6 +310,15 @@ class Scene:
 
     def commit(self, place: TopicPartition) -> None:
         self._reader.commit(offsets=[place], asynchronous=False)
+
+    def reset_to_earliest(self, table: str = "") -> None:
+        """As `kafka-consumer-groups.sh --reset-offsets --to-earliest --execute`."""
+        places = [TopicPartition(self.topic, each) for each in range(PARTITIONS)]
+        for place in places:
+            place.offset, _ = self._reader.get_watermark_offsets(place, timeout=5)
+        group = f"profiles-{table or self.table}"
+        request = [ConsumerGroupTopicPartitions(group, places)]
+        self.admin.alter_consumer_group_offsets(request)[group].result(10)
 
     def forget_commits(self) -> None:
         group = f"profiles-{self.table}"

@@ -14,13 +14,19 @@ from confluent_kafka import TopicPartition
 
 from tests.chaos import proxy
 from tests.chaos.proxy import Answer, Forward, one_in
+from tests.engines.kafka import unregister
 from tests.engines.process import Engine, wait_until
-from tests.real.scene import Consuming, Engines, Scene, engines
+from tests.real.scene import PARTITIONS, Consuming, Engines, Scene, engines
 
 pytestmark = pytest.mark.real
 
 AWAY_S = 120
 """How long the table is away: far longer than a silent member is waited for."""
+
+ASTRAY_S = 30
+"""How long a consumer that its group does not have stays as it is."""
+
+SESSION = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500}
 
 POISON = b'{"PatientId":'
 
@@ -119,7 +125,46 @@ def test_the_new_group_protocol_consumes_and_takes_over(scene):
     scene.assert_sound()
 
 
+def test_a_member_with_nothing_to_own_is_left_alone(scene):
+    """There are fewer partitions than members."""
+    members = [scene.joined(f"member-{number}") for number in range(PARTITIONS + 1)]
+    seen = [member.times(b"assigned") for member in members]
+    scene.load(50)
+    scene.settle()
+    time.sleep(ASTRAY_S + 10)  # nothing is to happen
+    assert not any(member.said(b"starting over") for member in members)
+    members[0].sigterm()
+    scene.load(50)
+    scene.settle()
+    assert seen != [member.times(b"assigned") for member in members]
+
+
 # Kafka
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_consumer_that_was_told_of_no_broker_at_all_comes_back(
+    scene, shared, protocol
+):
+    """A broker that has just come back may show a cluster without any. librdkafka drops
+    them all then, and but for its luck with a rebootstrap it has nobody left to ask.
+    """
+    config = {**SESSION, "metadata.recovery.strategy": "none"}
+    environ = {"KAFKA_GROUP_PROTOCOL": protocol, "KAFKA_CONFIG": json.dumps(config)}
+    member = scene.joined(**environ)
+    scene.load(50)
+    scene.settle()
+    had = member.threads()
+    unregister(shared.broker)
+    member.wait_said(b"waiting for Kafka")
+    shared.broker.kill()
+    shared.broker.start()
+    shared.broker.wait_ready()
+    member.wait_said(b"not in its group for 30 s: starting over", 3 * ASTRAY_S)
+    scene.load(50)
+    scene.settle()
+    wait_until(lambda: member.threads() <= had, 30, "the old client is still there")
+    scene.assert_sound()
 
 
 def test_the_broker_restarts_under_load(scene, shared):

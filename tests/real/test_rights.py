@@ -123,7 +123,8 @@ def grant_all(admin: AdminClient) -> bool:
 
 def produce(engines: Stack, value: bytes) -> None:
     """Put a record on the topic as somebody who may do anything."""
-    producer = Producer(signed_in(engines.bootstrap_servers, "admin"))
+    config = signed_in(engines.bootstrap_servers, "admin")
+    producer = Producer({**config, "partitioner": "murmur2_random"})
     producer.produce(TOPIC, value, b"1")
     assert producer.flush(10) == 0
 

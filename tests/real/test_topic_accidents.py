@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import astuple
+from threading import Thread
 
 import pytest
 import requests
 from confluent_kafka.admin import NewPartitions
 
+from tests.chaos.observed import read_log
 from tests.engines.kafka import java_produced, murmur2_partitions
 from tests.engines.process import wait_until
 from tests.real.scene import PARTITIONS, Scene
@@ -58,11 +65,79 @@ def test_a_recreated_topic_is_applied_though_its_offsets_begin_anew(scene, web):
     assert web.running
 
 
+PATIENTS = [f"waiting-{number}" for number in range(6)]
+AFTER = 40
+"""Updates that each waiting client posts from the recreation on."""
+
+
+class Waiting(Thread):
+    """Posts one update of its patient after the other, each waited for."""
+
+    def __init__(self, web: Web, patient: str) -> None:
+        super().__init__(daemon=True)
+        self.statuses: Counter[int] = Counter()
+        self.untrue = 0
+        self.receipts: dict[str, str] = {}
+        self._web = web
+        self._patient = patient
+
+    def run(self) -> None:
+        with requests.Session() as session:
+            for number in range(AFTER):
+                self._post(session, f"new-{number}")
+
+    def _post(self, session: requests.Session, name: str) -> None:
+        url, body = (
+            f"{self._web.url}/patientprofile",
+            {"PatientId": self._patient, "LastName": name},
+        )
+        wait = {"Prefer": "wait=3"}
+        answer = session.post(url, json=body, headers=wait, timeout=20)
+        self.statuses[answer.status_code] += 1
+        if answer.status_code == 200:
+            self.untrue += answer.json().get("LastName") != name
+        elif answer.status_code == 202:
+            self.receipts[answer.json()["Receipt"]] = name
+
+
+def test_no_answer_is_untrue_after_a_topic_was_recreated(scene, web):
+    """A receipt that named the topic that was would meet its higher fence at once."""
+    scene.joined()
+    old = [
+        {"PatientId": p, "LastName": f"old-{n}"} for p in PATIENTS for n in range(60)
+    ]
+    url = f"{web.url}/patientprofile"
+    assert requests.post(url, json=old, timeout=20).status_code == 202
+    scene.settle()
+    scene.delete_topic(scene.topic)
+    waiting = [Waiting(web, patient) for patient in PATIENTS]
+    scene.provision()
+    for client in waiting:
+        client.start()
+    for client in waiting:
+        client.join(120)
+    statuses = sum((client.statuses for client in waiting), Counter())
+    untrue = sum(client.untrue for client in waiting)
+    sys.stdout.write(f"\nrecreated: {dict(statuses)}, untrue {untrue}\n")
+    assert statuses[200] > 0
+    assert untrue == 0
+    on_topic = {
+        f"{topic_id}.{partition}.{offset}": json.loads(value or b"{}")["LastName"]
+        for (topic_id, partition, offset), _, _, value in map(
+            astuple, read_log(scene.stack.bootstrap_servers, scene.topic)
+        )
+    }
+    for client in waiting:
+        assert client.receipts.items() <= on_topic.items()
+
+
 def test_a_grown_topic_is_refused_and_a_new_one_drained_into_as_the_manual_says(scene):
     """docs/operations.md, 'Moving to a new topic'."""
     member = scene.joined()
     with scene.web() as web:
-        assert post(web, "1", FirstName="John", LastName="old").status_code == 202
+        answer = post(web, "1", FirstName="John", LastName="old")
+        assert answer.status_code == 202
+        home = answer.json()["Partition"]
         scene.settle()
         grown = NewPartitions(scene.topic, GROWN)
         scene.admin.create_partitions([grown])[scene.topic].result(10)
@@ -77,14 +152,25 @@ def test_a_grown_topic_is_refused_and_a_new_one_drained_into_as_the_manual_says(
     for said in (says, "docs/operations.md"):
         assert said in member.last_line()
 
-    # What came while it was found out
-    scene.update("1", LastName="late")
-    grown_count = {"KAFKA_PARTITIONS": str(GROWN)}
-    old = Stack(scene.stack.directory, {**scene.stack.environ, **grown_count})
-    old.catch_up()
+    # What came while it was found out, placed by the old count and by the new one
+    late, stray = (
+        (b"1", json.dumps({"PatientId": "1", "LastName": name}).encode())
+        for name in ("late", "stray")
+    )
+    scene.produce([late], partition=home)
+    (astray,) = scene.produce([stray])
+    assert astray.partition() != home
+    with pytest.raises(subprocess.CalledProcessError):
+        scene.stack.catch_up()
+    scene.stack.manage("consume_profiles", "--until-caught-up", "--grown")
     assert shows(scene, "1", "late")
+    place = f"{scene.topic_id()}.{astray.partition()}.{astray.offset()}"
+    assert f"{place}  wrong_partition: " in scene.stack.manage("dead_letters", "list")
+    audited = scene.stack.manage("audit_profiles", "--grown")
+    assert re.search(r"^in order +1$", audited, re.MULTILINE)
+    value = scene.stack.manage("dead_letters", "show", place, "--values")
 
-    new_topic = {**grown_count, "KAFKA_TOPIC": f"{scene.topic}-2"}
+    new_topic = {"KAFKA_PARTITIONS": str(GROWN), "KAFKA_TOPIC": f"{scene.topic}-2"}
     new = Stack(scene.stack.directory, {**scene.stack.environ, **new_topic})
     new.manage("provision")
     scene.joined("mover", **new_topic)
@@ -92,6 +178,18 @@ def test_a_grown_topic_is_refused_and_a_new_one_drained_into_as_the_manual_says(
         assert post(web, "1", LastName="new").status_code == 202
         wait_until(lambda: shows(scene, "1", "new"), 30, "the update was not applied")
         assert scene.item("1")["FirstName"] == {"S": "John"}
+        assert stray[1].decode() in value  # to be sent again by whoever decides so
+
+
+def test_a_topic_that_was_grown_is_rebuilt_from_as_well(scene):
+    scene.update("1", LastName="old")
+    grown = NewPartitions(scene.topic, GROWN)
+    scene.admin.create_partitions([grown])[scene.topic].result(10)
+    rebuilt = f"{scene.table}-rebuilt"
+    said = scene.stack.manage("rebuild_profiles", "--grown", "--table", rebuilt)
+    assert f"DYNAMODB_TABLE={rebuilt}" in said
+    (item,) = scene.dynamodb.scan(TableName=rebuilt)["Items"]
+    assert item["LastName"] == {"S": "old"}
 
 
 def test_javas_own_producer_and_ours_share_a_patients_partition(scene, web):

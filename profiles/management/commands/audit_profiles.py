@@ -12,17 +12,19 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, topics
-from profiles.audit import Report, Sample, audit
-from profiles.histories import Finding, Spans
-from profiles.items import Item
-from profiles.logs import Log, LogMoved
-from profiles.lookups import Profiles, StoreUnavailable
+from profiles.core.items import Item
+from profiles.core.records import Record
+from profiles.core.updates import Incarnation, Receipt
+from profiles.dynamodb import client
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.reader import Profiles
+from profiles.dynamodb.writer import Table
+from profiles.kafka import clients, topics
+from profiles.kafka.dead_letters import DeadLetters
+from profiles.kafka.reader import Log, LogMoved
 from profiles.management.progress import Progress
-from profiles.records import Record
-from profiles.redrive import DeadLetters
-from profiles.updates import Receipt
-from profiles.upserts import StoreAway, StoreRefused, Table
+from profiles.operate.audit import Report, Sample, audit
+from profiles.operate.histories import Finding, Spans
 
 ATTEMPTS = 8
 PRINTED = 10
@@ -43,15 +45,16 @@ class Command(BaseCommand):
             metavar="N/M",
             help="a stable share of the patients, so that memory stays bounded",
         )
+        parser.add_argument("--grown", action="store_true", help=topics.GROWN)
         parser.add_argument("--json", action="store_true", help="everything, as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Audit the configured table against the configured topic."""
         try:
-            report = self._audit(options["sample"])
+            report = self._audit(options["sample"], options["grown"])
         except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
             raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
-        except (StoreUnavailable, StoreAway, StoreRefused) as error:
+        except (StoreUnavailable, StoreRefused) as error:
             raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
         if options["json"]:
             self.stdout.write(json.dumps(as_json(report), indent=2))
@@ -63,28 +66,37 @@ class Command(BaseCommand):
                 "what each class means and what to do."
             )
 
-    def _audit(self, share: Sample) -> Report:
-        admin = connections.admin()
-        topic = topics.configured(admin)
-        report = audit(_System(topic), topic.id, share)
-        if topics.configured(admin).id != topic.id:
-            raise LogMoved(f"topic {topic.name} was recreated meanwhile: audit again")
+    def _audit(self, share: Sample, grown: bool) -> Report:
+        table = Table(client.connect(ATTEMPTS), settings.DYNAMODB_TABLE)
+        with clients.admin() as admin:
+            topic = topics.configured(admin, grown)
+            letters = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
+            incarnation = Incarnation(topic.id, table.identity())
+            system = _System(topic, letters, incarnation.table_id)
+            report = audit(system, incarnation, settings.KAFKA_PARTITIONS, share)
+            if topics.configured(admin, grown).id != topic.id:
+                raise LogMoved(
+                    f"topic {topic.name} was recreated meanwhile: audit again"
+                )
+        if table.identity() != incarnation.table_id:
+            raise LogMoved("the table was replaced meanwhile: audit again")
         return report
 
 
 class _System:
     """The running system, as the audit reads it."""
 
-    def __init__(self, topic: topics.Topic) -> None:
-        dynamodb = connections.dynamodb(ATTEMPTS)
-        letters = topics.describe(connections.admin(), settings.KAFKA_DLQ_TOPIC)
-        self._store = Table(dynamodb, settings.DYNAMODB_TABLE)
+    def __init__(
+        self, topic: topics.Topic, letters: topics.Topic, table_id: str
+    ) -> None:
+        self._table_id = table_id
+        dynamodb = client.connect(ATTEMPTS)
         self._profiles = Profiles(dynamodb, settings.DYNAMODB_TABLE)
-        self._log = Log(connections.group_reader(), topic)
-        self._letters = DeadLetters(Log(connections.group_reader(), letters))
+        self._log = Log(clients.group_reader(), topic)
+        self._letters = DeadLetters(Log(clients.group_reader(), letters))
 
     def committed(self) -> dict[int, int]:
-        return self._log.committed(self._store.identity())
+        return self._log.committed(self._table_id)
 
     def items(self) -> Iterator[Item]:
         return self._profiles.all()

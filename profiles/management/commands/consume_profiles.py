@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaException
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, metrics, topics
-from profiles.consumer import (
+from profiles.consumer.loop import (
     MemberRefused,
     ProfileConsumer,
     RecordsMissing,
     StartOver,
 )
-from profiles.dead_letters import DeadLetterTopic
-from profiles.upserts import StoreAway, StoreRefused, Table
+from profiles.dynamodb import client
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.writer import Table
+from profiles.kafka import clients, topics
+from profiles.kafka.dead_letters import DeadLetterTopic
+from profiles.runtime import metrics
+
+log = logging.getLogger(__name__)
 
 _OPERATOR = (
     topics.KafkaUnavailable,
@@ -45,11 +51,18 @@ class Command(BaseCommand):
             action="store_true",
             help="end with exit code 0 once every partition is read to its end",
         )
+        parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Consume; begin anew where the topic was recreated or the table replaced."""
+        """Consume; begin anew where topic or table are others, or the group lost us."""
         self._consumer: ProfileConsumer | None = None
         self._stopped = False
+        self._grown = options["grown"]
+        self._enquiry = topics.Enquiry(clients.admin)
+        self._table = Table(client.connect(), settings.DYNAMODB_TABLE)
+        self._letters = DeadLetterTopic(
+            clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         if settings.METRICS_PORT:
@@ -76,7 +89,7 @@ class Command(BaseCommand):
 
     def _look_for_kafka(self) -> None:
         try:
-            topics.configured(connections.admin())
+            self._partitions = range(self._read_topic().partitions)
         except topics.TopicMissing:
             raise
         except topics.KafkaUnavailable as error:
@@ -85,12 +98,15 @@ class Command(BaseCommand):
                 "`make local-dev-stack`, or set KAFKA_BOOTSTRAP_SERVERS."
             ) from None
 
-    def _identity(self, table: Table) -> str | None:
+    def _read_topic(self) -> topics.Topic:
+        return self._enquiry.ask(partial(topics.configured, grown=self._grown))
+
+    def _identity(self) -> str | None:
         """Waits for the table, as updates do on the topic; None where we are to stop."""
         while not self._stopped:
             try:
-                return table.identity()
-            except StoreAway as error:
+                return self._table.identity()
+            except StoreUnavailable as error:
                 self.stderr.write(
                     f"{error}: waiting for it on "
                     f"{settings.DYNAMODB_ENDPOINT_URL or 'AWS'}; locally, start it "
@@ -105,38 +121,42 @@ class Command(BaseCommand):
             time.sleep(0.2)
 
     def _consume(self, until_caught_up: bool) -> bool:
-        """Whether it is over; else topic or table are others now."""
-        table = Table(connections.dynamodb(), settings.DYNAMODB_TABLE)
-        store = self._identity(table)
+        """Whether it is over; else another consumer is to begin anew."""
+        store = self._identity()
         if store is None:
             return True
         consumer = self._consumer = ProfileConsumer(
-            connections.consumer,
-            topics.Enquiry(connections.admin),
+            clients.consumer,
+            self._read_topic,
+            settings.KAFKA_PARTITIONS,
+            partial(self._enquiry.ask, topics.configured_group),
             store,
-            partial(_told, table),
-            table.apply,
-            DeadLetterTopic(
-                connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
-            ).put,
+            partial(_told, self._table),
+            self._table.apply,
+            self._letters.put,
         )
         if self._stopped:  # while it was made, and it did not hear
             consumer.stop()
         try:
             consumer.run(self.caught_up(consumer) if until_caught_up else _never)
         except StartOver as reason:
-            self.stderr.write(f"{reason}: starting over")
+            log.warning("%s: starting over", reason)
             return False
         return True
 
+    @cached_property
+    def group_reader(self) -> Consumer:
+        """Reads what the group committed, from outside it."""
+        return clients.group_reader()
+
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
         """Whether we and, where others own partitions, the others are at the end."""
-        group = connections.group_reader()
 
         def caught_up() -> bool:
-            others = set(range(settings.KAFKA_PARTITIONS)) - consumer.owned
+            others = set(self._partitions) - consumer.owned
             return consumer.caught_up and (
-                not others or topics.all_read(group, settings.KAFKA_TOPIC, others)
+                not others
+                or topics.all_read(self.group_reader, settings.KAFKA_TOPIC, others)
             )
 
         return caught_up
@@ -144,7 +164,7 @@ class Command(BaseCommand):
 
 def _told(table: Table) -> str | None:
     """Which table it is; None where it does not tell now."""
-    with suppress(StoreAway):
+    with suppress(StoreUnavailable):
         return table.identity()
     return None
 

@@ -10,17 +10,28 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import connections, serializers, topics
-from profiles.dead_letters import DeadLetterTopic
-from profiles.logs import Log, LogMoved
-from profiles.producer import NotAcknowledged, Publisher
-from profiles.records import InvalidRecord, ProducerRecord, Record
-from profiles.redrive import DeadLetters, Letter, NotMarked, redrive
+from profiles.core import serializers
+from profiles.core.records import (
+    WRONG_PARTITION,
+    InvalidRecord,
+    ProducerRecord,
+    Record,
+    partition_of,
+)
+from profiles.kafka import clients, topics
+from profiles.kafka.dead_letters import DeadLetters, DeadLetterTopic, Letter
+from profiles.kafka.producer import NotAcknowledged, Publisher
+from profiles.kafka.reader import Log, LogMoved
+from profiles.operate.redrive import NotMarked, redrive
 
 NEWER = (
     "A redriven update is a new update: it is newer than all of its patient so far, "
     "also than those that were posted after the dead letter. A second redrive leaves "
     "it out; only a crash between its publication and the note of it may repeat one."
+)
+MISPLACED = (
+    "{number} more are left out: each stood outside its patient's partition, and would "
+    "overwrite what its patient got since. `redrive PLACE` sends one all the same."
 )
 
 
@@ -44,8 +55,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Read the topic, then do what was asked."""
         try:
-            topic = topics.describe(connections.admin(), settings.KAFKA_DLQ_TOPIC)
-            self._letters = DeadLetters(Log(connections.group_reader(), topic))
+            with clients.admin() as admin:
+                topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
+            self._letters = DeadLetters(Log(clients.group_reader(), topic))
             self._letters.read()
             getattr(self, f"_{options['action']}")(**options)
         except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
@@ -79,8 +91,13 @@ class Command(BaseCommand):
     def _redrive(self, place: str | None, yes: bool, **options: Any) -> None:
         """Validate again, and publish what is an update after all."""
         chosen = [self._find_open(place)] if place else self._letters.open
-        valid = [*self._updates(chosen)]
+        # By its code first: to read one takes half a second.
+        likely = chosen if place else [*filter(_was_in_place, chosen)]
+        updates = [*self._updates(likely)]
+        valid = updates if place else [each for each in updates if _is_in_place(*each)]
         self.stdout.write(f"{len(valid)} of {len(chosen)} dead letters are valid now.")
+        if left := len(chosen) - len(likely) + len(updates) - len(valid):
+            self.stdout.write(MISPLACED.format(number=left))
         if not valid:
             return
         self.stdout.write(NEWER)
@@ -97,10 +114,11 @@ class Command(BaseCommand):
             raise CommandError(f"{error}.") from None
 
     def _send(self, valid: list[tuple[Letter, ProducerRecord]]) -> None:
-        publisher = Publisher(connections.producer, topics.watch().current, capacity=1)
-        kept = DeadLetterTopic(
-            connections.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
+        watch = topics.watch()
+        publisher = Publisher(
+            clients.producer, watch.current, watch.is_still, capacity=1
         )
+        kept = DeadLetterTopic(clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC)
         for letter, update in valid:
             receipt = redrive(letter, update, publisher.publish, kept)
             self.stdout.write(f"{letter.place} redriven as {receipt}")
@@ -140,6 +158,17 @@ class Command(BaseCommand):
             f"written {letter.copies} times" if letter.copies > 1 else "written once",
             f"redriven as {redriven}" if redriven else "not redriven",
         ]
+
+
+def _was_in_place(letter: Letter) -> bool:
+    """Whether it is a dead letter for another reason than its partition."""
+    return letter.code != WRONG_PARTITION
+
+
+def _is_in_place(letter: Letter, update: ProducerRecord) -> bool:
+    """Whether it stood in its patient's partition."""
+    home = partition_of(update.patient_id, settings.KAFKA_PARTITIONS)
+    return letter.place.source.partition == home
 
 
 def _sizes(record: Record) -> Iterator[str]:

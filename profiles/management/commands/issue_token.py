@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles import access, tokens
+from profiles.access import callers, tokens
 
 MOST_HOURS = 24 * 366
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
             "--scope",
             action="append",
             required=True,
-            choices=[access.READ, access.WRITE],
+            choices=[callers.READ, callers.WRITE],
             help="what its bearer may do; may be given twice",
         )
         parser.add_argument(

@@ -6,11 +6,15 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from profiles import connections, provision
-from profiles.upserts import StoreAway, StoreRefused, Table
+from profiles.dynamodb import client
+from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.writer import Table
+from profiles.kafka import clients
+from profiles.operate import provision
 
 
 class Command(BaseCommand):
@@ -20,7 +24,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Kafka first, then DynamoDB."""
-        admin = connections.admin()
+        with clients.admin() as admin:
+            self._provision_topics(admin)
+        self._provision_table()
+
+    def _provision_topics(self, admin: AdminClient) -> None:
         plans = provision.topic_plans(
             settings.KAFKA_TOPIC,
             settings.KAFKA_DLQ_TOPIC,
@@ -32,18 +40,17 @@ class Command(BaseCommand):
                 self._tell(provision.provision_topic(admin, plan))
         except KafkaException as error:
             raise CommandError(_kafka_trouble(error.args[0])) from None
-        self._provision_table()
 
     def _provision_table(self) -> None:
-        client = connections.dynamodb()
+        dynamodb = client.connect()
         try:
-            self._tell(provision.provision_table(client, settings.DYNAMODB_TABLE))
+            self._tell(provision.provision_table(dynamodb, settings.DYNAMODB_TABLE))
             if settings.DYNAMODB_ENDPOINT_URL:
                 # Here, not in a consumer: a killed one would leave the scratch item.
-                Table(client, settings.DYNAMODB_TABLE).prove()
+                Table(dynamodb, settings.DYNAMODB_TABLE).prove()
         except (BotoCoreError, ClientError) as error:
             raise CommandError(_dynamodb_trouble(error)) from None
-        except (StoreAway, StoreRefused) as error:
+        except (StoreUnavailable, StoreRefused) as error:
             raise CommandError(f"{error}.") from None
 
     def _tell(self, sentences: Any) -> None:

@@ -17,12 +17,11 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 
-from profiles import connections, topics
-from profiles.consumer import ProfileConsumer
-from profiles.logs import Log
+from profiles.consumer.loop import ProfileConsumer
+from profiles.kafka import topics
+from profiles.kafka.reader import Log
 from profiles.management.commands import consume_profiles
 from profiles.management.progress import Progress
-from profiles.upserts import Table
 
 DONE = """Table {table} holds everything that is on the topic, consumed as group {group}.
 To switch over, restart web and consumers with {environ}."""
@@ -38,6 +37,7 @@ class Command(consume_profiles.Command):
         parser.add_argument(
             "--group", help="the group that will serve it (default: profiles-TABLE)"
         )
+        parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Become a process that is configured for the table; make it, and fill it."""
@@ -46,7 +46,7 @@ class Command(consume_profiles.Command):
             _restart(_environ(table, options["group"]))
         self._over = False
         call_command("provision", stdout=self.stdout)
-        super().handle(until_caught_up=True)
+        super().handle(until_caught_up=True, grown=options["grown"])
         if not self._over:
             raise CommandError("Stopped before the end: run it again to go on.")
         self.stdout.write(_done(table, settings.KAFKA_GROUP_ID))
@@ -54,12 +54,12 @@ class Command(consume_profiles.Command):
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
         """As for every consumer, with a progress bar on a terminal."""
         is_over = super().caught_up(consumer)
-        log = Log(connections.group_reader(), topics.configured(connections.admin()))
+        log = Log(self.group_reader, self._read_topic())
         records = sum(map(len, log.spans().values()))
-        store = Table(connections.dynamodb(), settings.DYNAMODB_TABLE).identity()
+        store = self._table.identity()
         progress = Progress(sys.stderr, records, "records")
         if sys.stderr.isatty():
-            logging.getLogger("profiles.consumer").setLevel(logging.WARNING)
+            logging.getLogger("profiles.consumer.loop").setLevel(logging.WARNING)
 
         def caught_up() -> bool:
             self._over = is_over()

@@ -17,7 +17,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from patientsite.local import background, pidfile, stack
 from patientsite.local.fences import clear_old_fences
 from patientsite.local.supervisor import Interrupted, RunFailed, Supervisor
-from profiles import connections, topics
+from profiles.dynamodb import client
+from profiles.kafka import clients, topics
 
 LOGS = settings.VAR_DIR / "log"
 TABLES = settings.VAR_DIR / "dynamodb"
@@ -112,8 +113,9 @@ class Command(BaseCommand):
             lambda: stack.has_tables(ports.dynamodb), "DynamoDB did not answer"
         )
         call_command("provision", stdout=self.stdout)
-        topic = topics.describe(connections.admin(), settings.KAFKA_TOPIC)
-        clear_old_fences(connections.dynamodb(), settings.DYNAMODB_TABLE, topic.id)
+        with clients.admin() as admin:
+            topic = topics.describe(admin, settings.KAFKA_TOPIC)
+        clear_old_fences(client.connect(), settings.DYNAMODB_TABLE, topic.id)
 
     def _start_services(self, supervisor: Supervisor, ports: stack.Ports) -> None:
         supervisor.start_service(stack.web())
@@ -121,10 +123,10 @@ class Command(BaseCommand):
         supervisor.wait_until(
             lambda: stack.is_ready(ports.web), "the web was not ready"
         )
-        supervisor.wait_until(
-            partial(_has_joined, connections.admin()),
-            "the consumer did not join its group",
-        )
+        with clients.admin() as admin:
+            supervisor.wait_until(
+                partial(_has_joined, admin), "the consumer did not join its group"
+            )
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # a terminal that is gone
@@ -157,7 +159,7 @@ def _all_is_applied() -> bool:
     Asked from outside the group: a member that joins now waits for seconds, and on the
     embedded broker at times for ever.
     """
-    group = connections.group_reader()
+    group = clients.group_reader()
     partitions = range(settings.KAFKA_PARTITIONS)
     try:
         return topics.all_read(group, settings.KAFKA_TOPIC, partitions)

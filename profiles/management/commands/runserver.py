@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib.staticfiles.management.commands import runserver
 from django.core.management import call_command
 
-from profiles import connections, topics
+from profiles.kafka import clients, topics
 
 
 class Command(runserver.Command):
@@ -20,7 +20,8 @@ class Command(runserver.Command):
         """Prepare, then serve as Django does."""
         call_command("migrate", verbosity=0)
         try:
-            topics.configured(connections.admin())
+            with clients.admin() as admin:
+                topics.configured(admin)
         except (topics.KafkaUnavailable, topics.WrongTopic) as error:
             self.stderr.write(f"{error}; posts are answered 503 meanwhile.")
         super().inner_run(*args, **options)

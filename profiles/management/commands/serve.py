@@ -8,9 +8,13 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 
-from profiles import metrics
+from profiles.runtime import metrics
+
+HEAD_BYTES = 32 * 1024
+"""Request line and headers; a browser's cookies and a bearer token fit in."""
 
 
 class Command(BaseCommand):
@@ -35,6 +39,10 @@ class Command(BaseCommand):
             address=options["host"],
             port=options["port"],
             interface=Interfaces.WSGI,
+            # In HTTP/2 a client that leaves in mid-body has a thread spin for good.
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(max_buffer_size=HEAD_BYTES),
+            websockets=False,
             workers=options["workers"],
             blocking_threads=settings.WEB_THREADS,
             workers_kill_timeout=15,

@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import Producer
 from django.core.management import execute_from_command_line
 
-from profiles import connections
+from profiles.kafka import clients
 
 ACKS_0 = {"acks": 0, "enable.idempotence": False}
 offsets = itertools.count(1_000_000)
@@ -51,7 +51,7 @@ class Careless(Producer):
         )
 
 
-vars(connections)["Producer"] = Careless
+vars(clients)["Producer"] = Careless
 
 if __name__ == "__main__":
     execute_from_command_line(sys.argv)

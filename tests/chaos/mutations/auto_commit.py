@@ -8,7 +8,7 @@ from typing import Any
 from confluent_kafka import Consumer
 from django.core.management import execute_from_command_line
 
-from profiles import connections
+from profiles.kafka import clients
 
 AUTO_COMMIT = {
     "enable.auto.commit": True,
@@ -21,7 +21,7 @@ def auto_committing(config: dict[str, Any], **options: Any) -> Consumer:
     return Consumer({**config, **AUTO_COMMIT}, **options)
 
 
-vars(connections)["Consumer"] = auto_committing
+vars(clients)["Consumer"] = auto_committing
 
 if __name__ == "__main__":
     execute_from_command_line(sys.argv)

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.management import execute_from_command_line
 
-from profiles import connections
+from profiles.dynamodb import client
 
 CONDITION = " AND NOT "
 
@@ -43,7 +43,7 @@ def unfenced(make: Any) -> Any:
     return client
 
 
-connections.dynamodb = unfenced(connections.dynamodb)
+client.connect = unfenced(client.connect)
 
 if __name__ == "__main__":
     execute_from_command_line(sys.argv)

@@ -1,0 +1,265 @@
+"""Access: who may come in, and what they may do.
+
+In: requests. Out: passage as a caller, or a refusal. The API asks for a bearer token
+with a scope, the pages for a sign-in with the permission to view profiles. Development
+is open without either, to loopback peers (and DJANGO_OPEN_PEERS) only.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, wraps
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.db import close_old_connections
+from django.http import HttpRequest, HttpResponse
+from django.utils.cache import add_never_cache_headers
+from rest_framework.exceptions import APIException, Throttled
+from rest_framework.permissions import BasePermission
+
+from profiles.access import throttles, tokens
+
+if TYPE_CHECKING:
+    # DRF reads its settings, which name this module, while its views are imported.
+    from rest_framework.request import Request
+    from rest_framework.views import APIView
+
+Handler = Callable[..., HttpResponse]
+
+READ = "profiles:read"
+WRITE = "profiles:write"
+VIEW_PROFILES = "profiles.view_patientprofile"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request, as the trail names it, and what they may do."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+OPEN = Caller("open", frozenset({READ, WRITE}))
+
+
+class Unauthorized(APIException):
+    """401: no token, or one that does not count (RFC 6750)."""
+
+    status_code = HTTPStatus.UNAUTHORIZED
+    auth_header = "Bearer"
+
+
+class NoToken(Unauthorized):
+    """401: a client that is new here learns what to bring."""
+
+    default_detail = "Send a bearer token: `Authorization: Bearer ...`."
+
+
+class BadToken(Unauthorized):
+    """401: the client needs another token."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The token does not count: {reason}.")
+        self.auth_header = f'Bearer error="invalid_token", error_description="{reason}"'
+
+
+class LacksScope(APIException):
+    """403: the token counts, but not for this."""
+
+    status_code = HTTPStatus.FORBIDDEN
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"The token lacks the scope {scope}.")
+        self.auth_header = f'Bearer error="insufficient_scope", scope="{scope}"'
+
+
+class CannotJudge(APIException):
+    """503: a token came, and nobody can tell now whether it counts."""
+
+    status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    wait = 1
+
+
+MOST_HOSTS = 100
+"""Remembered: in development any port will do."""
+
+PROBES = ("/livez", "/readyz", "/metrics")
+
+
+class OpenModeGuard:
+    """Middleware: open doors are for peers on this machine alone."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+        self._served: set[str] = set()
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.path_info not in PROBES:  # asked by address, not by name
+            self._require_served(request)
+        if settings.DEVELOPMENT and not _is_local(request):
+            raise PermissionDenied(
+                "Development mode serves this machine only; name further networks in "
+                "DJANGO_OPEN_PEERS."
+            )
+        return self.get_response(request)
+
+    def _require_served(self, request: HttpRequest) -> None:
+        """Raises DisallowedHost; a Host that counted once counts without another look."""
+        host = request.META.get("HTTP_HOST", "")
+        if host not in self._served:
+            request.get_host()
+            if host and len(self._served) < MOST_HOSTS:
+                self._served.add(host)
+
+
+def database_connections(get_response: Handler) -> Handler:
+    """Middleware: ends database connections that are broken or too old.
+
+    Django does so around every request; here only around those that may use one.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        close_old_connections()
+        try:
+            return get_response(request)
+        finally:
+            close_old_connections()
+
+    return middleware
+
+
+# The API
+
+
+def admit(request: HttpRequest, scope: str) -> None:
+    """Let a request with this scope in; its `caller` is known from then on.
+
+    Raises Unauthorized, LacksScope, Throttled or CannotJudge.
+    """
+    try:
+        caller = _bearer(request)
+    except Unauthorized:
+        _throttle(request, OPEN)
+        raise
+    _throttle(request, caller)
+    if scope not in caller.scopes:
+        raise LacksScope(scope)
+    _remember(request, caller)
+
+
+class MayRead(BasePermission):
+    """DRF permission: `admit` for the views that DRF dispatches, which only read."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        admit(request._request, READ)
+        return True
+
+
+def caller(request: HttpRequest | Request) -> Caller:
+    """Who sent a request that was let in."""
+    return cast(Caller, request.caller)  # type: ignore[union-attr]
+
+
+def may_read(request: HttpRequest) -> bool:
+    """Whether a profile may be shown to whoever sent a request that was let in."""
+    return READ in caller(request).scopes
+
+
+def address(request: HttpRequest | Request) -> str:
+    """Where a request comes from: the last hop that our proxy did not add itself."""
+    hops = request.META.get("HTTP_X_FORWARDED_FOR")
+    if settings.TRUST_PROXY and hops:
+        return str(hops).rpartition(",")[2].strip()
+    return str(request.META["REMOTE_ADDR"])
+
+
+def _bearer(request: HttpRequest) -> Caller:
+    """The caller that the token names; a token that is sent counts in any mode."""
+    scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() != "bearer":
+        if settings.DEVELOPMENT:
+            return OPEN
+        raise NoToken
+    verifier = tokens.verifier()
+    if verifier is None:
+        raise BadToken("this server has no key: set JWT_JWKS_URL or JWT_LOCAL_KEY")
+    try:
+        token = verifier.verify(text.strip())
+    except tokens.InvalidToken as error:
+        raise BadToken(str(error)) from None
+    except tokens.KeysUnavailable as error:
+        raise CannotJudge(f"No token can be judged: {error}.") from None
+    return Caller(f"token:{token.subject}", token.scopes)
+
+
+def _throttle(request: HttpRequest, caller: Caller) -> None:
+    """By name; whoever has none, by address."""
+    throttle = throttles.throttle()
+    if throttle is None:
+        return
+    client = address(request) if caller is OPEN else caller.name
+    if wait_s := throttle.wait_s(client):
+        raise Throttled(wait_s)
+
+
+# The pages
+
+
+def page(view: Handler) -> Handler:
+    """Decorate a page: it is for people who signed in and may view profiles.
+
+    No cache keeps it: the next person at this browser may not be one of them.
+    """
+
+    @wraps(view)
+    def door(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not settings.DEVELOPMENT and not request.user.is_authenticated:
+            return redirect_to_login(request.get_full_path())
+        _remember(request, _visitor(request))
+        response = view(request, *args, **kwargs)
+        add_never_cache_headers(response)
+        return response
+
+    return door
+
+
+def _visitor(request: HttpRequest) -> Caller:
+    if settings.DEVELOPMENT:
+        return OPEN
+    if not request.user.has_perm(VIEW_PROFILES):
+        raise PermissionDenied
+    return Caller(f"user:{request.user.get_username()}", frozenset({READ}))
+
+
+# Peers
+
+
+def _is_local(request: HttpRequest) -> bool:
+    """Whether it comes from this machine: a proxy on it makes nobody else local."""
+    hops = request.META.get("HTTP_X_FORWARDED_FOR")
+    return _is_open_to(request.META["REMOTE_ADDR"]) and (
+        not hops or all(_is_open_to(hop.strip()) for hop in hops.split(","))
+    )
+
+
+_address = lru_cache(ipaddress.ip_address)
+
+
+def _is_open_to(peer: str) -> bool:
+    if peer == "127.0.0.1":  # nearly all of them; to parse it takes longer
+        return True
+    try:
+        address = _address(peer)
+    except ValueError:
+        return False
+    return any(address in network for network in settings.OPEN_PEERS)
+
+
+def _remember(request: HttpRequest, caller: Caller) -> None:
+    request.caller = caller  # type: ignore[attr-defined]

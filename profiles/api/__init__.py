@@ -1,0 +1,1 @@
+"""The API: partial profiles in, receipts out; profiles read."""

@@ -1,0 +1,1 @@
+"""The consumer: one member of the group, from message to committed offset."""

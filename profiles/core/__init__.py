@@ -1,0 +1,1 @@
+"""The core: updates, records, items and their validation, in plain Python."""

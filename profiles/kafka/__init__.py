@@ -1,0 +1,1 @@
+"""Kafka: clients, what a topic is, its log, the producer, the dead-letter topic."""

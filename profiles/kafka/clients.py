@@ -1,0 +1,138 @@
+"""Kafka's clients, made from the settings.
+
+Out: a producer, a consumer, a reader, an admin client, each configured as the guarantee
+needs it. Knows no topic's content.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from django.conf import settings
+
+kafka_log = logging.getLogger("kafka")
+kafka_log.addFilter(lambda line: "enable.gapless.guarantee" not in line.getMessage())
+"""Librdkafka calls that property experimental, each time that a producer is made."""
+
+NEVER_MS = 2**31 - 1
+LETTER_TIMEOUT_MS = 3500
+"""Below the 5 s that an attempt to write dead letters takes."""
+
+_CONSUMER_ONLY = ("fetch.", "group.", "heartbeat.", "max.poll.", "queued.", "session.")
+_PRODUCER_ONLY = ("batch.", "compression.", "linger.", "queue.buffering.")
+_CLASSIC_ONLY = ("heartbeat.", "session.")
+"""KIP-848: the broker decides these, and librdkafka refuses them."""
+
+
+def producer() -> Producer:
+    """An idempotent producer: acknowledged by all in-sync replicas, Java's partitioner.
+
+     It never gives an update up, nor numbers updates anew: either could store one twice
+    . Made after a fork: one from before it delivers nothing.
+    """
+    config = {
+        "acks": "all",
+        "enable.idempotence": True,
+        "enable.gapless.guarantee": True,
+        "partitioner": "murmur2_random",
+        "delivery.timeout.ms": NEVER_MS,
+        "linger.ms": 0,
+    }
+    return Producer({**config, **_kafka(_CONSUMER_ONLY)}, logger=kafka_log)
+
+
+def dead_letter_producer() -> Producer:
+    """As `producer`, for records that carry the headers that say why they are there.
+
+    What the topic took compressed is not refused for its size unpacked.
+    """
+    config = {
+        "acks": "all",
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "delivery.timeout.ms": LETTER_TIMEOUT_MS,
+        "compression.type": "zstd",
+        "message.max.bytes": 1_000_000_000,
+    }
+    return Producer({**_kafka(_CONSUMER_ONLY), **config}, logger=kafka_log)
+
+
+def consumer(
+    on_commit: Callable[[KafkaError | None, list[TopicPartition]], None],
+) -> Consumer:
+    """A member of the group; nothing is committed unless the loop commits it.
+
+    `on_commit` hears how each asynchronous commit ended, inside `consume`.
+    """
+    others: tuple[str, ...] = _PRODUCER_ONLY
+    if settings.KAFKA_GROUP_PROTOCOL == "consumer":
+        protocol = {"group.protocol": "consumer"}
+        others = (*_PRODUCER_ONLY, *_CLASSIC_ONLY)
+    else:
+        protocol = {"partition.assignment.strategy": "cooperative-sticky"}
+    # By this name the pages and Kafka's own tools tell who owns which partition.
+    name = {"client.id": f"{socket.gethostname()}-{os.getpid()}"}
+    ours = {**_reading(), **protocol, **name, "on_commit": on_commit}
+    config = {**ours, **_kafka(others)}
+    return Consumer(config, logger=kafka_log)
+
+
+def group_reader() -> Consumer:
+    """Reads what the group committed, and the log; joins nothing, commits nothing.
+
+    It fetches little ahead: a whole log is read by one that decodes slower.
+    """
+    ahead = {"queued.max.messages.kbytes": 8 * 1024}
+    others = (*_PRODUCER_ONLY, "group.instance.id")
+    return Consumer({**_reading(), **ahead, **_kafka(others)}, logger=kafka_log)
+
+
+def admin() -> AdminClient:
+    """The client that describes and creates topics."""
+    return AdminClient(_kafka(_CONSUMER_ONLY + _PRODUCER_ONLY), logger=kafka_log)
+
+
+def _reading() -> dict[str, Any]:
+    """Where to begin and what to commit is for the reader alone to say."""
+    return {
+        "group.id": settings.KAFKA_GROUP_ID,
+        "auto.offset.reset": "error",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+    }
+
+
+def _kafka(other_clients: tuple[str, ...]) -> dict[str, Any]:
+    """The common properties, less those that only other kinds of client know."""
+    further = {
+        name: value
+        for name, value in settings.KAFKA_CONFIG.items()
+        if not name.startswith(other_clients)
+    }
+    servers = {"bootstrap.servers": settings.KAFKA_BOOTSTRAP_SERVERS}
+    return {**servers, **_msk_iam(), **further}
+
+
+def _msk_iam() -> dict[str, Any]:
+    """Where Amazon MSK knows clients by their AWS role: a token signed by it."""
+    if not (region := settings.KAFKA_MSK_IAM_REGION):
+        return {}
+    from aws_msk_iam_sasl_signer import MSKAuthTokenProvider  # the extra `msk`
+
+    def token(_: str | None) -> tuple[str, float]:
+        try:
+            signed, expires_ms = MSKAuthTokenProvider.generate_auth_token(region)
+        except Exception as error:  # librdkafka tells only that there is no token
+            kafka_log.error("no token can be signed: %s", type(error).__name__)
+            raise
+        return signed, expires_ms / 1000
+
+    mechanism = {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"}
+    return {**mechanism, "oauth_cb": token}

@@ -1,0 +1,1 @@
+"""The HTML pages: the list, a patient with its timeline, the pipeline."""

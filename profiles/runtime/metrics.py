@@ -1,0 +1,79 @@
+"""Metrics: every figure that the processes count, in one place.
+
+Out: Prometheus text. No PatientId is a label, and no value. With several web workers
+each writes to PROMETHEUS_MULTIPROC_DIR, and whoever is asked adds all up.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import get_args
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    start_http_server,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import REGISTRY
+
+from profiles.core.records import Code
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_AGES = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400)
+
+accepted = Counter("profile_updates_accepted", "Updates that Kafka acknowledged.")
+refused = Counter(
+    "profile_requests_refused", "Requests of updates refused, by status.", ["status"]
+)
+acknowledgement = Histogram(
+    "profile_acknowledgement_seconds",
+    "From produce to acknowledgement.",
+    buckets=_SECONDS,
+)
+applied = Counter("profile_updates_applied", "Writes that changed an item.")
+already = Counter("profile_updates_already_applied", "Writes that the fence refused.")
+coalesced = Counter("profile_updates_coalesced", "Updates folded into another's write.")
+retried = Counter("profile_writes_retried", "Writes that were left for a next attempt.")
+dead_lettered = Counter(
+    "profile_records_dead_lettered", "Records that are no update, by reason.", ["code"]
+)
+for _code in get_args(Code):
+    dead_lettered.labels(_code)  # from 0 on: an increase from nothing is not seen
+batch_records = Histogram(
+    "profile_batch_records",
+    "Records in a batch.",
+    buckets=(1, 5, 25, 100, 250, 500, 1000),
+)
+lag = Gauge("profile_lag_records", "Records past the committed offset.", ["partition"])
+age = Histogram(
+    "profile_update_age_seconds", "From record timestamp to write.", buckets=_AGES
+)
+
+
+def exposition() -> bytes:
+    """This process's figures, or those of all web workers together."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    together = CollectorRegistry()
+    MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+    return generate_latest(together)
+
+
+def share(directory: Path) -> None:
+    """Let the workers that are started from here add up; before they are."""
+    for left_over in directory.glob("*.db"):
+        left_over.unlink()
+    directory.mkdir(parents=True, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+
+
+def serve(address: str, port: int) -> None:
+    """Answer on a port of our own, in a thread: the consumer has no other."""
+    start_http_server(port, address)

@@ -1,0 +1,105 @@
+"""Tracing: one request's name, from the request to the consumer's log and write.
+
+In: `X-Request-ID` and W3C `traceparent`, as the client sent them or made here. Out:
+record headers, and spans where OpenTelemetry is installed (the extra `otel`). Both
+are names that a client chose: only well-formed ones are believed.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from profiles.core.records import Headers
+
+OTEL = find_spec("opentelemetry") is not None
+if OTEL:
+    from opentelemetry import trace
+    from opentelemetry.trace.propagation.tracecontext import (
+        TraceContextTextMapPropagator,
+    )
+
+    _PROPAGATOR = TraceContextTextMapPropagator()
+
+REQUEST_ID = "request-id"
+TRACEPARENT = "traceparent"
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+
+Handler = Callable[[HttpRequest], HttpResponseBase]
+
+
+def identify(get_response: Handler) -> Handler:
+    """Middleware: every request has an id, its client's or a new one, and tells it."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        told = request.META.get("HTTP_X_REQUEST_ID", "")
+        name = told if _ID.fullmatch(told) else uuid.uuid4().hex
+        request.META["HTTP_X_REQUEST_ID"] = name
+        response = get_response(request)
+        response["X-Request-ID"] = name
+        return response
+
+    return middleware
+
+
+@contextmanager
+def publishing(request: HttpRequest) -> Iterator[Headers]:
+    """What records carry of the request that they come from; with OTel, of our span."""
+    name = request.META.get("HTTP_X_REQUEST_ID", "")
+    parent = request.META.get("HTTP_TRACEPARENT", "")
+    carried: list[tuple[str, str | bytes | None]] = [(REQUEST_ID, name.encode())]
+    if not OTEL:
+        if _TRACE.fullmatch(parent):
+            carried.append((TRACEPARENT, parent.encode()))
+        yield carried
+        return
+    context = _PROPAGATOR.extract({TRACEPARENT: parent})
+    kind = trace.SpanKind.PRODUCER
+    with _tracer().start_as_current_span("publish", context=context, kind=kind):
+        ours: dict[str, str] = {}
+        _PROPAGATOR.inject(ours)
+        yield [*carried, *((key, value.encode()) for key, value in ours.items())]
+
+
+def request_id(carried: Headers) -> str:
+    """The request id that a record carries; empty where it has none to be believed."""
+    return _named(carried, REQUEST_ID, _ID)
+
+
+@contextmanager
+def applying(records: Iterable[Headers]) -> Iterator[None]:
+    """With OTel, a span around a write, linked to the requests that it is for."""
+    if not OTEL:
+        yield
+        return
+    links = [link for carried in records if (link := _link(carried)) is not None]
+    kind = trace.SpanKind.CONSUMER
+    with _tracer().start_as_current_span("apply", links=links, kind=kind):
+        yield
+
+
+def _tracer() -> trace.Tracer:
+    return trace.get_tracer("patient-profile")
+
+
+def _link(carried: Headers) -> trace.Link | None:
+    parent = _named(carried, TRACEPARENT, _TRACE)
+    context = _PROPAGATOR.extract({TRACEPARENT: parent})
+    found = trace.get_current_span(context).get_span_context()
+    return trace.Link(found) if found.is_valid else None
+
+
+def _named(carried: Headers, name: str, form: re.Pattern[str]) -> str:
+    for key, value in carried:
+        text = value.decode("ascii", "replace") if isinstance(value, bytes) else ""
+        if key == name and form.fullmatch(text):
+            return text
+    return ""

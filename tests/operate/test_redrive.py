@@ -1,0 +1,305 @@
+"""The dead letters looked through again: told apart, redriven, and not twice."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from profiles.core import serializers
+from profiles.core.records import DeadLetter, InvalidRecord, ProducerRecord, Record
+from profiles.core.updates import Receipt, Source
+from profiles.kafka import clients, topics
+from profiles.kafka.dead_letters import DeadLetters, DeadLetterTopic
+from profiles.kafka.producer import NotAcknowledged
+from profiles.kafka.topics import Topic
+from profiles.management.commands import dead_letters as command
+from profiles.operate.redrive import NotMarked, redrive
+from tests.fakes import NOW_MS, TOPIC, FakeAdmin, FakeKafkaProducer, record_of
+
+KEPT = Topic("patient-profile.dlq", "dead-letter-topic", 1)
+REASON = InvalidRecord("invalid_fields", "Phone")
+VALID = b'{"PatientId": "1", "FirstName": "Ann"}'
+
+
+class FakeLog:
+    """The dead-letter topic as a list; produce to it with `topic`."""
+
+    def __init__(self) -> None:
+        self.kept: list[Record] = []
+        self.producer = FakeKafkaProducer()
+        self.topic = DeadLetterTopic(self._take_all, KEPT.name)
+
+    def _take_all(self) -> Any:
+        return self
+
+    def produce(self, topic, value, key, *, headers, on_delivery) -> None:
+        place = Source(KEPT.id, 0)
+        self.kept.append(
+            Record(topic, place, len(self.kept), NOW_MS, key, value, tuple(headers))
+        )
+        self.producer.produce(topic, value, key, on_delivery=on_delivery)
+
+    def flush(self, timeout: float) -> int:
+        return self.producer.flush(timeout)
+
+    def spans(self) -> dict[int, range]:
+        return {0: range(len(self.kept))}
+
+    def records(self, spans: Mapping[int, range]) -> Iterator[Record]:
+        yield from self.kept[spans[0].start : spans[0].stop]
+
+    def record(self, place: Receipt) -> Record | None:
+        return self.kept[place.offset] if place.offset < len(self.kept) else None
+
+
+@pytest.fixture
+def log() -> FakeLog:
+    return FakeLog()
+
+
+@pytest.fixture
+def letters(log) -> DeadLetters:
+    return DeadLetters(log)
+
+
+def put(
+    log: FakeLog,
+    value: bytes | None,
+    offset: int = 0,
+    reason: InvalidRecord = REASON,
+    **more: Any,
+) -> Record:
+    record = record_of(value, offset=offset, **more)
+    assert log.topic.put([DeadLetter(record, reason)]) == []
+    return record
+
+
+def test_a_letter_tells_its_reason_and_its_place(log, letters):
+    record = put(log, b"[", 7)
+    letters.read()
+    (letter,) = letters.open
+    assert letter.place == Receipt(record.source, 7)
+    assert (letter.code, letter.detail) == ("invalid_fields", "Phone")
+    assert (letter.topic, letter.copies) == (TOPIC.name, 1)
+
+
+def test_one_letter_however_often_it_was_written(log, letters):
+    for offset in (7, 8, 7, 7):
+        put(log, b"[", offset)
+    letters.read()
+    assert [letter.copies for letter in letters.open] == [3, 1]
+
+
+def test_reading_again_goes_on_where_it_ended(log, letters):
+    put(log, b"[", 1)
+    letters.read()
+    put(log, b"[", 2)
+    letters.read()
+    letters.read()
+    assert [letter.copies for letter in letters.open] == [1, 1]
+
+
+@pytest.mark.parametrize("key", [b"1", b"\xff", None], ids=repr)
+@pytest.mark.parametrize("value", [b"[", None], ids=repr)
+def test_the_record_comes_back_as_it_was(log, letters, key, value):
+    headers = (("trace", b"x"), ("dead-letter.offset", b"99"), ("empty", None))
+    record = put(log, value, 7, key=key, timestamp_ms=-1, headers=headers)
+    letters.read()
+    (letter,) = letters.open
+    assert letters.record(letter) == record
+
+
+def test_a_record_that_brings_our_headers_is_no_note_of_a_redriving(log, letters):
+    headers = (("dead-letter.redriven-as", b"x.0.0"), ("dead-letter.offset", b"1"))
+    put(log, VALID, 7, headers=headers)
+    letters.read()
+    assert [letter.place.offset for letter in letters.open] == [7]
+    assert letters.redriven == {}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        (("dead-letter.offset", b"x"),),
+        (("a", b"1"),),
+        (("dead-letter.code", None),),
+    ],
+)
+def test_what_the_consumer_did_not_write_is_counted_apart(log, letters, headers):
+    log.kept.append(record_of(b"[", headers=headers))
+    letters.read()
+    assert (letters.open, letters.foreign) == ([], 1)
+
+
+def test_a_redriven_letter_is_no_longer_open(log, letters):
+    record = put(log, VALID, 7)
+    letters.read()
+    receipt = Receipt(record.source, 50)
+    published: list[str] = []
+
+    def publish(update: ProducerRecord) -> Receipt:
+        published.append(update.patient_id)
+        return receipt
+
+    update = serializers.validate(record)
+    assert redrive(letters.open[0], update, publish, log.topic) == receipt
+    assert published == ["1"]
+    put(log, VALID, 7)  # a rebuild meets the record again
+    letters.read()
+    assert letters.open == []
+    assert letters.redriven == {Receipt(record.source, 7): str(receipt)}
+
+
+def test_a_redriving_that_is_not_noted_says_that_it_may_happen_again(log, letters):
+    record = put(log, VALID, 7)
+    letters.read()
+    silent = DeadLetterTopic(lambda: FakeKafkaProducer(acks=False), KEPT.name)  # type: ignore[arg-type, return-value]
+    with pytest.raises(NotMarked, match=r"topic-1\.0\.7 .* publish it once more"):
+        redrive(
+            letters.open[0],
+            serializers.validate(record),
+            lambda update: Receipt(record.source, 50),
+            silent,
+        )
+
+
+# The command
+
+
+class FakePublisher:
+    """Acknowledges each update, or raises what it was given."""
+
+    published: list[ProducerRecord] = []
+    refuses: Exception | None = None
+
+    def __init__(self, make, topic, is_still, capacity) -> None:
+        pass
+
+    def publish(self, update: ProducerRecord) -> Receipt:
+        if self.refuses:
+            raise self.refuses
+        self.published.append(update)
+        return Receipt(Source(TOPIC.id, 3), 100 + len(self.published))
+
+
+@pytest.fixture
+def kafka(log, monkeypatch, settings):
+    """The command on the fake log."""
+    settings.KAFKA_PARTITIONS = TOPIC.partitions
+    monkeypatch.setattr(clients, "admin", FakeAdmin)
+    monkeypatch.setattr(clients, "group_reader", lambda: None)
+    monkeypatch.setattr(clients, "dead_letter_producer", lambda: log)
+    monkeypatch.setattr(topics, "describe", lambda admin, name: KEPT)
+    monkeypatch.setattr(command, "Log", lambda reader, topic: log)
+    monkeypatch.setattr(command, "Publisher", FakePublisher)
+    monkeypatch.setattr(FakePublisher, "published", [])
+    return FakePublisher
+
+
+def run(*arguments: str) -> str:
+    output = io.StringIO()
+    call_command("dead_letters", *arguments, stdout=output)
+    return output.getvalue()
+
+
+def test_the_list_has_reason_source_age_and_count(log, kafka):
+    put(log, b"[", 7)
+    put(log, b"[", 7)
+    lines = run("list").splitlines()
+    assert lines[0] == "1 dead letters, 1 of them not redriven"
+    assert "topic-1.0.7  invalid_fields: Phone  kept for " in lines[1]
+    assert "written 2 times" in lines[1]
+
+
+def test_a_letter_is_shown_without_its_values_unless_they_are_asked_for(log, kafka):
+    put(log, b'{"FirstName": "Ann\x1b"}', 7, headers=(("origin", b"clinic"),))
+    shown = run("show", "topic-1.0.7")
+    assert "value: 21 bytes" in shown
+    assert "Ann" not in shown
+    assert "clinic" not in shown
+    shown = run("show", "topic-1.0.7", "--values")
+    assert "Ann\\x1b" in shown
+    assert "origin: 'clinic'" in shown
+
+
+def test_a_letter_that_is_not_there_is_a_clear_refusal(log, kafka):
+    with pytest.raises(CommandError, match="No dead letter topic-1.0.7"):
+        run("show", "topic-1.0.7")
+
+
+def test_redrive_sends_what_is_valid_now_once_and_only_when_told_to(log, kafka):
+    put(log, VALID, 7)
+    put(log, b"[", 8)
+    warned = run("redrive")
+    assert "1 of 2 dead letters are valid now" in warned
+    assert "newer than all" in warned
+    assert "add --yes" in warned
+    assert kafka.published == []
+    assert "topic-1.0.7 redriven as topic-1.3.101" in run("redrive", "--yes")
+    assert "0 of 1 dead letters" in run("redrive", "--yes")
+    assert len(kafka.published) == 1
+    assert "redriven as topic-1.3.101" in run("list")
+
+
+ELSEWHERE = b'{"PatientId": "2", "FirstName": "Bob"}'
+"""In partition 0, where patient 2 is not at home."""
+
+MISPLACED = InvalidRecord("wrong_partition", "in partition 0, and its key belongs in 2")
+
+
+@pytest.mark.parametrize("reason", [MISPLACED, REASON], ids=lambda reason: reason.code)
+def test_redrive_leaves_out_what_stood_in_another_partition_and_says_so(
+    log, kafka, reason
+):
+    put(log, VALID, 7)
+    put(log, ELSEWHERE, 8, key=b"2", reason=reason)
+    told = run("redrive", "--yes")
+    assert "1 of 2 dead letters are valid now" in told
+    assert "1 more are left out" in told
+    assert "outside its patient's partition" in told
+    assert [update.patient_id for update in kafka.published] == ["1"]
+
+
+def test_redrive_leaves_out_what_was_judged_by_another_partition_count(log, kafka):
+    """Here the right one: its patient's later updates were applied where it stood."""
+    put(log, VALID, 7, reason=MISPLACED)
+    assert "1 more are left out" in run("redrive", "--yes")
+    assert kafka.published == []
+
+
+def test_one_that_stood_in_another_partition_is_redriven_by_its_place(log, kafka):
+    put(log, ELSEWHERE, 8, key=b"2", reason=MISPLACED)
+    told = run("redrive", "topic-1.0.8", "--yes")
+    assert "1 of 1 dead letters are valid now" in told
+    assert "newer than all" in told
+    assert "topic-1.0.8 redriven as topic-1.3.101" in told
+    assert "left out" not in run("redrive", "--yes")
+
+
+def test_redrive_can_be_for_one_letter(log, kafka):
+    put(log, VALID, 7)
+    put(log, VALID, 9)
+    run("redrive", "topic-1.0.9", "--yes")
+    assert len(kafka.published) == 1
+    with pytest.raises(CommandError, match=r"redriven already, as topic-1\.3\.101"):
+        run("redrive", "topic-1.0.9", "--yes")
+
+
+def test_an_update_that_is_not_acknowledged_ends_the_redriving(log, kafka, monkeypatch):
+    put(log, VALID, 7)
+    monkeypatch.setattr(kafka, "refuses", NotAcknowledged("Kafka did not"))
+    with pytest.raises(CommandError, match="zero times or once"):
+        run("redrive", "--yes")
+    assert len(log.kept) == 1
+
+
+def test_a_letter_that_is_gone_from_its_topic_is_told(log, kafka, monkeypatch):
+    put(log, VALID, 7)
+    monkeypatch.setattr(log, "record", lambda place: None)
+    with pytest.raises(CommandError, match="no longer on the dead-letter topic"):
+        run("show", "topic-1.0.7")

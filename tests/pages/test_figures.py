@@ -1,0 +1,221 @@
+"""The figures: true, bounded, and honest where something is away."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
+from django.test import Client
+
+from profiles.core.updates import Receipt, Source
+from profiles.dynamodb import health
+from profiles.kafka import topics
+from profiles.kafka.dead_letters import Letter
+from profiles.kafka.reader import Log
+from profiles.kafka.topics import Group, KafkaUnavailable
+from profiles.pages import figures
+from profiles.pages.figures import FlowReader, KeptLetters, PartitionFigures
+from profiles.runtime import background
+from profiles.runtime.background import Observer
+from tests.engines.process import wait_until
+from tests.fakes import TOPIC, Answer
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Readings follow each other at once."""
+    monkeypatch.setattr(background, "EVERY_S", 0.01)
+
+
+@pytest.fixture
+def observe(monkeypatch):
+    """Observers that end with the test."""
+    observers = []
+
+    def make(read):
+        observers.append(Observer("It", lambda: nullcontext(read), (KafkaUnavailable,)))
+        return observers[-1]
+
+    yield make
+    for observer in observers:
+        observer._wanted_until = 0
+    wait_until(
+        lambda: all(observer._thread is None for observer in observers), 5, "it reads"
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "committed", "lag"),
+    [(0, 10, 4, 6), (0, 10, 10, 0), (0, 10, None, 10), (5, 10, None, 5), (5, 10, 2, 5)],
+    ids=["behind", "at the end", "nothing yet", "retained only", "truncated"],
+)
+def test_lag_is_what_the_group_has_still_to_settle(start, end, committed, lag):
+    assert PartitionFigures(0, start, end, committed, "").lag == lag
+
+
+class FakeAdmin:
+    """Describes one group."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def describe_consumer_groups(self, groups, request_timeout: float) -> Any:
+        return {groups[0]: Answer(self.answer)}
+
+
+def member(client, *partitions, topic=TOPIC.name):
+    places = [SimpleNamespace(topic=topic, partition=p) for p in partitions]
+    assignment = SimpleNamespace(topic_partitions=places)
+    names = {"client_id": client, "member_id": f"{client}-1"}
+    return SimpleNamespace(**names, host="/10.0.0.1", assignment=assignment)
+
+
+def described(answer):
+    admin: Any = FakeAdmin(answer)
+    return topics.describe_group(admin, "group", TOPIC.name)
+
+
+def test_owners_are_told_by_partition():
+    members = [member("a", 0, 1), member("b", 2), member("c", 3, topic="other")]
+    group = SimpleNamespace(state=ConsumerGroupState.STABLE, members=members)
+    assert described(group) == Group(
+        "STABLE",
+        {0: "a at 10.0.0.1", 1: "a at 10.0.0.1", 2: "b at 10.0.0.1"},
+        frozenset({"a-1", "b-1", "c-1"}),
+    )
+
+
+def test_a_stable_group_without_members_is_one_that_is_not_told():
+    group = SimpleNamespace(state=ConsumerGroupState.STABLE, members=[])
+    assert described(group).owners is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        SimpleNamespace(state=ConsumerGroupState.EMPTY, members=[]),
+        KafkaException(KafkaError(KafkaError.GROUP_ID_NOT_FOUND)),
+    ],
+    ids=["left", "never there"],
+)
+def test_a_group_without_consumers_owns_nothing(answer):
+    assert described(answer) == Group("EMPTY", {})
+
+
+def test_a_group_that_can_not_be_described_is_kafka_away():
+    with pytest.raises(KafkaUnavailable, match="_TRANSPORT"):
+        described(KafkaException(KafkaError(KafkaError._TRANSPORT)))
+
+
+@pytest.fixture
+def flow(monkeypatch):
+    """A flow reader over a log that a test describes, and its clock."""
+    state = SimpleNamespace(
+        spans={0: range(0, 10)}, committed={0: 4}, group=Group("STABLE", {0: "a"})
+    )
+    monkeypatch.setattr(topics, "configured", lambda admin: TOPIC)
+    monkeypatch.setattr(topics, "describe_group", lambda *_: state.group)
+    monkeypatch.setattr(Log, "spans", lambda log: state.spans)
+    monkeypatch.setattr(Log, "committed", lambda log, store: state.committed)
+    reader = FlowReader(None, lambda: "table-1")  # type: ignore[arg-type]
+    state.read = lambda: reader.read(None)  # type: ignore[arg-type]
+    return state
+
+
+def test_the_flow_adds_its_partitions_up(flow):
+    flow.spans = {0: range(2, 10), 1: range(0, 3)}
+    flow.group = Group("STABLE", {0: "a"})
+    seen = flow.read()
+    assert (seen.retained, seen.lag, seen.consumers) == (11, 9, 1)
+    assert [row.owner for row in seen.partitions] == ["a", ""]
+    sample = seen.samples[-1]
+    assert (sample.accepted, sample.settled) == (13, 4)
+
+
+def test_samples_are_kept_for_some_minutes(flow, monkeypatch):
+    flow.read()
+    monkeypatch.setattr(figures, "KEPT_S", 0)
+    assert len(flow.read().samples) == 1
+
+
+def test_a_recreated_topic_begins_a_new_chart(flow, monkeypatch):
+    flow.read()
+    recreated = topics.Topic(TOPIC.name, "topic-2", TOPIC.partitions)
+    monkeypatch.setattr(topics, "configured", lambda admin: recreated)
+    assert len(flow.read().samples) == 1
+
+
+# The page
+
+
+@pytest.fixture
+def page(monkeypatch, observe):
+    """Shows the pipeline page with what the three readings give, or raise."""
+
+    def show(**given):
+        for name in ("flow", "letters", "table"):
+            answer = given.get(name, KafkaUnavailable(f"{name} is away"))
+
+            def read(answer=answer):
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+            observer = observe(read)
+            where = health if name == "table" else figures
+            monkeypatch.setattr(where, name, lambda observer=observer: observer)
+        response = Client().get("/pipeline/")
+        assert response.status_code == 200
+        return " ".join(response.content.decode().split())
+
+    return show
+
+
+def test_the_page_renders_and_says_so_when_all_is_away(page):
+    content = page()
+    for name in ("flow", "letters", "table"):
+        assert f"{name} is away" in content
+    assert content.count(">down<") == 2
+
+
+def test_the_page_shows_each_partition(page, flow):
+    flow.spans = {0: range(0, 1234)}
+    content = page(flow=flow.read())
+    row = content.partition('<tr data-key="0">')[2].partition("</tr>")[0]
+    assert [text for text in row.replace(">", "<").split("<") if text in SHOWN] == SHOWN
+
+
+SHOWN = ["0", "1234", "4", "1230", "a"]
+
+
+def test_the_page_says_where_owners_are_not_told(page, flow):
+    flow.group = Group("STABLE", None)
+    content = page(flow=flow.read())
+    assert "does not tell who owns" in content
+    assert "not told" in content
+
+
+def letter(offset, code):
+    place = Receipt(Source(TOPIC.id, 0), offset)
+    kept = Receipt(Source("dead letters", 0), offset)
+    return Letter(place, TOPIC.name, 0, code, "why", kept, 1_700_000_000_000)
+
+
+def test_the_page_says_how_many_dead_letters_are_misplaced_and_what_that_means(page):
+    letters = [letter(offset, "wrong_partition") for offset in range(30)]
+    letters += [letter(30, "not_json")]
+    redriven = {letters[0].place: "a receipt"}
+    content = page(letters=KeptLetters(letters, redriven, 500))
+    assert "29 of the newest 31 stood outside the patient's partition" in content
+    assert "partitioner=murmur2_random" in content
+
+
+def test_the_page_says_nothing_of_misplaced_dead_letters_where_there_are_none(page):
+    letters = [letter(1, "wrong_partition"), letter(2, "not_json")]
+    redriven = {letters[0].place: "a receipt"}
+    content = page(letters=KeptLetters(letters, redriven, 2))
+    assert "not_json" in content
+    assert "partitioner=" not in content
