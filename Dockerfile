@@ -7,8 +7,8 @@ ENV DJANGO_DEBUG=0 \
 
 WORKDIR /app
 
-COPY requirements.txt constraints.txt ./
-RUN pip install --no-cache-dir --requirement requirements.txt --constraint constraints.txt
+COPY requirements.txt ./
+RUN pip install --no-cache-dir --require-hashes --requirement requirements.txt
 
 # var/ takes SQLite's file; a new volume mounted there takes over its owner.
 RUN useradd --no-log-init --uid 10001 --create-home app \

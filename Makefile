@@ -13,11 +13,11 @@ MAKEFLAGS += --jobs=2
 
 BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
 made_of = $(shell { $(BASE) -VV; pwd; cat $(1) </dev/null; } 2>&1 | cksum | cut -d ' ' -f 1)
-RUN := .venv/run-$(call made_of,requirements.txt constraints.txt)
-DEV := .venv/dev-$(call made_of,requirements.txt requirements-dev.txt constraints.txt)
-ENGINES := .venv-engines/run-$(call made_of,requirements-engines.txt constraints-engines.txt)
+RUN := .venv/run-$(call made_of,requirements.txt)
+DEV := .venv/dev-$(call made_of,requirements.txt requirements-dev.txt)
+ENGINES := .venv-engines/run-$(call made_of,requirements-engines.txt)
 PEERS := $(wildcard benchmarks/peers/*.txt)
-BENCH := .venv-bench/run-$(call made_of,requirements.txt constraints.txt $(PEERS))
+BENCH := .venv-bench/run-$(call made_of,requirements.txt $(PEERS))
 
 define check_python
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -30,20 +30,20 @@ $(RUN):
 	@$(check_python)
 	@echo "Making .venv ..."
 	@rm -rf .venv && $(BASE) -m venv .venv
-	@.venv/bin/pip install --quiet -r requirements.txt -c constraints.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@touch $@
 
 $(DEV): $(RUN)
 	@echo "Adding the test tools to .venv ..."
 	@rm -f .venv/dev-*
-	@.venv/bin/pip install --quiet -r requirements-dev.txt -c constraints.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
 $(ENGINES):
 	@$(check_python)
 	@echo "Making .venv-engines ..."
 	@rm -rf .venv-engines && $(BASE) -m venv .venv-engines
-	@.venv-engines/bin/pip install --quiet -r requirements-engines.txt -c constraints-engines.txt
+	@.venv-engines/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-engines.txt
 	@touch $@
 
 $(BENCH): $(DEV)
@@ -52,12 +52,18 @@ $(BENCH): $(DEV)
 	@for pins in requirements.txt $(PEERS); do \
 		home=.venv-bench/$$(basename $$pins .txt) && \
 		.venv/bin/uv venv --quiet --python $(BASE) $$home && \
-		.venv/bin/uv pip install --quiet --compile-bytecode --python $$home/bin/python -r $$pins \
-			$$(case $$pins in requirements.txt) echo -c constraints.txt;; esac) || exit 1; \
+		.venv/bin/uv pip install --quiet --compile-bytecode --python $$home/bin/python -r $$pins || exit 1; \
 	done
 	@touch $@
 
 # --- Running --------------------------------------------------------------------------
+# The ports of the stack hold for run-producer and run-consumer too, where they are moved.
+ifdef KAFKA_PORT
+export KAFKA_BOOTSTRAP_SERVERS ?= 127.0.0.1:$(KAFKA_PORT)
+endif
+ifdef DYNAMODB_PORT
+export DYNAMODB_ENDPOINT_URL ?= http://127.0.0.1:$(DYNAMODB_PORT)
+endif
 # A shell that points at production must not receive test data.
 AT_HOME := env $(patsubst %,-u%,$(filter-out KAFKA_PORT DYNAMODB_PORT,$(filter KAFKA_% DYNAMODB_% AWS_%,$(.VARIABLES))))
 RUN_LOCAL := $(AT_HOME) .venv/bin/python manage.py run_local
@@ -92,12 +98,14 @@ distclean: clean ## remove the environments too
 
 # --- Checking -------------------------------------------------------------------------
 
-.PHONY: test test-real chaos outage bench check check-compose fix
+.PHONY: test test-real chaos outage bench check check-compose fix docs screenshots
 test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
 	@# A file is one process's: its engines are started once. Most of their time is waiting.
 	@# One that crashes fails the run at once: xdist hands on its files to none, and hangs.
-	@$(AT_HOME) .venv/bin/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder \
-	--max-worker-restart 0
+	@rm -rf var/coverage
+	@$(AT_HOME) .venv/bin/coverage run -m pytest --numprocesses 4 --dist loadfile \
+	--no-loadscope-reorder --max-worker-restart 0
+	@.venv/bin/coverage combine --quiet && .venv/bin/coverage report
 	@command -v chromium >/dev/null || echo "Not run: the tests in a browser: apt install chromium, then make test"
 	@echo "Not run: the tests against Apache Kafka and DynamoDB Local (Java 17): make test-real"
 
@@ -113,7 +121,7 @@ outage: $(DEV) ## engines away for long, and what that leaves (OUTAGE_SECONDS=90
 bench: $(DEV) $(ENGINES) $(BENCH) ## the benchmark with its peers (BENCH_SECONDS, BENCH_ALL=1), on Java 17
 	@exec $(AT_HOME) .venv/bin/python -m benchmarks.run
 
-check: $(DEV) check-compose ## format, lint, types, house, settings, migrations
+check: $(DEV) check-compose docs ## format, lint, types, import rules, links, settings, migrations
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
@@ -127,6 +135,13 @@ check: $(DEV) check-compose ## format, lint, types, house, settings, migrations
 check-compose: $(DEV)
 	.venv/bin/python -m pytest -q -rs tests/check_compose.py tests/test_dockerfile.py
 
+docs: $(DEV) ## the documentation as a site in var/docs; a broken link fails
+	@.venv/bin/sphinx-build --quiet --fail-on-warning --fresh-env --conf-dir docs . var/docs
+	@echo "Built: var/docs/index.html"
+
+screenshots: $(DEV) $(ENGINES) ## the README's screenshots, taken again in Chromium
+	@exec $(AT_HOME) .venv/bin/python -m tests.browser.screenshots
+
 fix: $(DEV) ## format, and mend what the linter can
 	.venv/bin/ruff format
 	.venv/bin/ruff check --fix
@@ -134,15 +149,16 @@ fix: $(DEV) ## format, and mend what the linter can
 # --- Dependencies ---------------------------------------------------------------------
 
 UV = var/uv/bin/uv
-LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --custom-compile-command 'make mod-tidy'
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make mod-tidy'
 
 .PHONY: mod-tidy mod-dl help
-mod-tidy: ## pin what the requirements need, in the constraints files
+mod-tidy: ## pin what pyproject.toml needs, with hashes, in the requirements files
 	@# uv apart from .venv: requirements that contradict the old pins can't be installed.
 	@$(check_python)
-	@$(BASE) -m venv var/uv && var/uv/bin/pip install --quiet "$$(grep '^uv==' requirements-dev.txt)"
-	@$(LOCK) requirements-dev.txt --output-file constraints.txt
-	@$(LOCK) requirements-engines.txt --output-file constraints-engines.txt
+	@$(BASE) -m venv var/uv && var/uv/bin/pip install --quiet --disable-pip-version-check "$$(grep -o 'uv==[0-9.]*' pyproject.toml)"
+	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements-dev.txt
+	@$(LOCK) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
+	@$(LOCK) --group engines --output-file requirements-engines.txt
 
 mod-dl: $(DEV) $(ENGINES) ## install everything that is pinned
 	@echo "Installed: .venv and .venv-engines"

@@ -1,14 +1,9 @@
 #!/usr/bin/env python
-"""The command line: development unless DJANGO_DEBUG says otherwise."""
+"""The command line: see `patientsite/__main__.py`."""
 
 from __future__ import annotations
 
-import os
-import sys
-
-from django.core.management import execute_from_command_line
+from patientsite.__main__ import main
 
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "patientsite.settings")
-    os.environ.setdefault("DJANGO_DEBUG", "1")
-    execute_from_command_line(sys.argv)
+    main()

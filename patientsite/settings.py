@@ -22,6 +22,8 @@ from botocore.session import get_session
 from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from patientsite import __version__
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 
@@ -307,7 +309,7 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "Patient Profile",
     "DESCRIPTION": "Partial updates of patient profiles, in order and never lost.",
-    "VERSION": "0.1.0",
+    "VERSION": __version__,
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "APPEND_COMPONENTS": {
@@ -342,7 +344,10 @@ if (JWT_JWKS_URL or JWT_LOCAL_KEY) and not (JWT_ISSUER and JWT_AUDIENCE):
 
 # --- Sign-in, sessions and static files --------------------------------------------
 
-VAR_DIR = env("VAR_DIR", str(BASE_DIR / "var"), Path)
+# Installed, BASE_DIR holds everybody's packages: no place for state.
+INSTALLED = not (BASE_DIR / "manage.py").exists()
+STATE = Path.home() / ".local/state/patient-profile" if INSTALLED else BASE_DIR / "var"
+VAR_DIR = env("VAR_DIR", str(STATE), Path)
 VAR_DIR.mkdir(parents=True, exist_ok=True)  # SQLite makes the file, not its folder
 
 DATABASES = {

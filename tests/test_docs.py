@@ -9,18 +9,22 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-import tomllib
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from profiles.core import serializers
+import patientsite
+from profiles.core import items, records, serializers
+from profiles.core.updates import Receipt, Source
+from profiles.kafka import dead_letters
+from profiles.runtime import tracing
 
 ROOT = Path(__file__).parent.parent
-DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *DECISIONS]
+DECISIONS = sorted(ROOT.glob("docs/decisions/0*.md"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 PARTS = ["Status", "Context", "Decision", "Consequences", "Rejected"]
 
 documents = pytest.mark.parametrize(
@@ -35,7 +39,7 @@ def text(name: str) -> str:
 
 def code(document: Path) -> list[str]:
     """Each line of the code blocks, and each code span of the prose."""
-    parts = re.split(r"^```.*$", document.read_text(), flags=re.M)
+    parts = re.split(r"^ *```.*$", document.read_text(), flags=re.M)
     spans = [span for part in parts[::2] for span in re.findall(r"`([^`]+)`", part)]
     blocks = [part.replace("\\\n", " ") for part in parts[1::2]]
     return spans + [line for block in blocks for line in block.splitlines()]
@@ -44,6 +48,12 @@ def code(document: Path) -> list[str]:
 def section(name: str, title: str) -> str:
     """What stands under this heading, up to the next of any level."""
     return re.split(r"^#+ ", text(name).split(f"\n## {title}\n")[1], flags=re.M)[0]
+
+
+def first_cells(name: str, title: str) -> set[str]:
+    """The code spans in the first column of the tables of a section."""
+    cells = re.findall(r"^\| (`.*?) \|", section(name, title), re.M)
+    return {span for cell in cells for span in re.findall(r"`([^`]+)`", cell)}
 
 
 def targets() -> dict[str, bool]:
@@ -74,15 +84,16 @@ def literal(node: ast.expr) -> str | None:
 
 
 def table() -> dict[str, str]:
-    """The settings table: variable to default."""
-    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", section("README.md", "Settings"), re.M)
+    """The settings tables: variable to default."""
+    ours, _, _ = text("docs/settings.md").partition("\n## Variables of make\n")
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", ours, re.M)
     return {name: value for names, value in rows for name in re.findall(r"\w+", names)}
 
 
 # Settings
 
 
-def test_settings_table_and_settings_name_the_same_variables():
+def test_settings_tables_and_settings_name_the_same_variables():
     assert table().keys() == variables().keys()
 
 
@@ -99,9 +110,10 @@ def test_a_default_is_the_one_in_the_table(name):
     assert f"`{variables()[name]}`" in table()[name]
 
 
-def test_every_field_is_in_the_readme():
-    for name in serializers.PatientProfile().fields:
-        assert f"`{name}`" in section("README.md", "HTTP")
+def test_every_field_is_in_the_contract():
+    assert first_cells("docs/http.md", "Fields") == {
+        *serializers.PatientProfile().fields
+    }
 
 
 # Commands
@@ -118,8 +130,8 @@ def test_named_make_targets_exist(document):
 @pytest.mark.parametrize(
     "target", [name for name, listed in targets().items() if listed]
 )
-def test_every_public_target_is_in_the_readme(target):
-    assert f"`make {target}`" in text("README.md")
+def test_every_public_target_is_in_the_contributors_table(target):
+    assert f"make {target}" in first_cells("CONTRIBUTING.md", "Make targets")
 
 
 @documents
@@ -130,6 +142,52 @@ def test_named_manage_commands_exist_and_take_what_they_are_given(document):
             command = load_command_class(get_commands()[name], name)
             if arguments:
                 command.create_parser("manage.py", name).parse_args(arguments)
+
+
+# Formats
+
+
+def in_code(pattern: str) -> set[str]:
+    """What a pattern finds in the service's code."""
+    files = ROOT.glob("profiles/**/*.py")
+    return {found for path in files for found in re.findall(pattern, path.read_text())}
+
+
+def test_every_dead_letter_code_is_a_format():
+    named = first_cells("docs/formats.md", "Dead letter") - HEADERS
+    assert named == {*get_args(records.Code)}
+
+
+HEADERS = {f"dead-letter.{name}" for name in dead_letters._ORIGIN}
+
+
+def test_every_dead_letter_header_is_a_format():
+    assert first_cells("docs/formats.md", "Dead letter") >= HEADERS
+
+
+def test_every_metric_is_a_format():
+    kinds = {"Counter": "_total", "Gauge": "", "Histogram": ""}
+    metrics = {
+        name + suffix
+        for kind, suffix in kinds.items()
+        for name in in_code(rf'{kind}\(\s*"(profile_\w+)"')
+    }
+    assert metrics
+    assert metrics == first_cells("docs/formats.md", "Metrics")
+
+
+def test_the_fence_and_the_receipt_are_as_the_formats_say():
+    source = Source("<topic id>", 3)
+    fence = items.fence_name(source).replace(":3", ":<partition>")
+    assert {fence, items.MARK} <= first_cells("docs/formats.md", "Item")
+    example = re.search(r"for example `([^`]+)`", section("docs/formats.md", "Receipt"))
+    assert example
+    assert str(Receipt.parse(example[1])) == example[1]
+
+
+def test_the_records_headers_are_formats():
+    headers = first_cells("docs/formats.md", "Record")
+    assert headers == {tracing.REQUEST_ID, tracing.TRACEPARENT}
 
 
 # Files, tests and links
@@ -180,13 +238,29 @@ def anchors(document: Path) -> set[str]:
 # Shape
 
 
+def test_the_readme_stays_under_150_lines():
+    assert len(text("README.md").splitlines()) < 150
+
+
+@documents
+def test_no_cell_of_a_table_is_long(document):
+    prose = "".join(re.split(r"^ *```.*$", document.read_text(), flags=re.M)[::2])
+    rows = re.findall(r"^\|(.*)\|$", prose, re.M)
+    cells = [cell.strip() for row in rows for cell in re.split(r"(?<!\\)\|", row)]
+    assert [cell for cell in cells if len(cell) > LONGEST_CELL] == []
+
+
+LONGEST_CELL = 200
+
+
+@documents
+def test_pictures_are_of_use_to_who_does_not_see_them(document):
+    pictures = re.findall(r"!\[(.*?)\]\((\S+?)\)", document.read_text())
+    assert all(words and (document.parent / at).exists() for words, at in pictures)
+
+
 def test_the_architecture_stays_short():
     assert len(text("ARCHITECTURE.md").splitlines()) < 150
-
-
-def test_no_cell_of_the_architecture_is_a_paragraph():
-    cells = re.findall(r"\|([^|\n]*)", text("ARCHITECTURE.md"))
-    assert max(map(len, cells)) <= 200
 
 
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
@@ -203,6 +277,21 @@ def test_decisions_are_numbered_without_gaps():
     assert numbers == [*range(1, len(numbers) + 1)]
 
 
+def test_decisions_are_listed_with_their_titles():
+    listed = re.findall(r"^\| \[(\d+)\]\((\S+)\) \| (.+) \|$", text(INDEX), re.M)
+    titles = [path.read_text().splitlines()[0] for path in DECISIONS]
+    assert [f"# {number} {title}" for number, _, title in listed] == titles
+    assert [link for _, link, _ in listed] == [path.name for path in DECISIONS]
+
+
+INDEX = "docs/decisions/README.md"
+
+
 def test_the_changelog_begins_with_the_version():
-    version = tomllib.loads(text("pyproject.toml"))["project"]["version"]
-    assert re.findall(r"^## (\S+)", text("CHANGELOG.md"), re.M)[0] == version
+    version, *_ = re.findall(r"^## \[(.+?)\] - ", text("CHANGELOG.md"), re.M)
+    assert version == patientsite.__version__
+
+
+def test_the_changelog_has_no_other_headings_than_keep_a_changelog():
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert {*re.findall(r"^### (.+)$", text("CHANGELOG.md"), re.M)} <= kinds

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def checkout(tmp_path):
     """What the Makefile reads, in a folder of its own, without environments."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for pattern in ("Makefile", "requirements*.txt", "constraints*.txt"):
+    for pattern in ("Makefile", "requirements*.txt"):
         for path in ROOT.glob(pattern):
             shutil.copy(path, folder)
     return folder
@@ -65,10 +66,8 @@ def test_a_half_made_environment_is_made_anew(checkout):
     ("file", "remade"),
     [
         ("requirements.txt", "Making .venv ..."),
-        ("constraints.txt", "Making .venv ..."),
         ("requirements-dev.txt", "Adding the test tools"),
         ("requirements-engines.txt", "Making .venv-engines ..."),
-        ("constraints-engines.txt", "Making .venv-engines ..."),
     ],
 )
 def test_a_changed_pin_makes_the_environment_anew(checkout, file, remade):
@@ -125,13 +124,41 @@ def test_no_inherited_kafka_or_dynamodb_reaches_a_run_or_a_test(checkout, target
 def test_the_producer_serves_as_production_does_where_it_is_not_development(
     checkout, debug, server
 ):
-    pretend_to_make_environments(checkout)
-    python = checkout / ".venv" / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text('#!/bin/sh\necho "ran $*"\n')
-    python.chmod(0o755)
+    pretend_python(checkout, "ran $*")
     said = make(checkout, "run-producer", DJANGO_DEBUG=debug)
     assert f"ran manage.py {server}\n" in said
+
+
+def pretend_python(folder: Path, says: str) -> None:
+    """Environments whose Python says something, and runs nothing."""
+    pretend_to_make_environments(folder)
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "{says}"\n')
+    python.chmod(0o755)
+
+
+@pytest.mark.parametrize("target", ["run-producer", "run-consumer"])
+@pytest.mark.parametrize(
+    ("environ", "addresses"),
+    [
+        ({}, "- -"),
+        ({"KAFKA_PORT": "19092"}, "127.0.0.1:19092 -"),
+        ({"DYNAMODB_PORT": "14566"}, "- http://127.0.0.1:14566"),
+        (
+            {"KAFKA_PORT": "19092", "KAFKA_BOOTSTRAP_SERVERS": "kafka:9092"},
+            "kafka:9092 -",
+        ),
+    ],
+    ids=str,
+)
+def test_the_processes_look_for_the_stack_where_its_ports_were_moved(
+    checkout, target, environ, addresses
+):
+    pretend_python(
+        checkout, "${KAFKA_BOOTSTRAP_SERVERS:--} ${DYNAMODB_ENDPOINT_URL:--}"
+    )
+    assert f"{addresses}\n" in make(checkout, target, **environ)
 
 
 def test_help_lists_the_targets(checkout):
@@ -140,20 +167,65 @@ def test_help_lists_the_targets(checkout):
         assert re.search(rf"^{target} +\w", said, re.MULTILINE)
 
 
-def pins(file: str) -> set[str]:
-    """Each `name==version` of a file, without extras and markers."""
-    text = re.sub(r"\[[^]]*\]", "", (ROOT / file).read_text().lower())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group, and of the groups that it includes."""
+    found: list[str] = []
+    for each in PROJECT["dependency-groups"][name]:
+        found += [each] if isinstance(each, str) else group(each["include-group"])
+    return found
+
+
+RUN = PROJECT["project"]["dependencies"]
+EXTRAS = [
+    each
+    for extra in PROJECT["project"]["optional-dependencies"].values()
+    for each in extra
+]
+LOCKED = {
+    "requirements.txt": RUN,
+    "requirements-dev.txt": [*RUN, *EXTRAS, *group("dev")],
+    "requirements-engines.txt": group("engines"),
+}
+locked = pytest.mark.parametrize("file", LOCKED)
+
+
+def pins(text: str) -> set[str]:
+    """Each `name==version`, without extras and markers."""
+    text = re.sub(r"\[[^]]*\]", "", text.lower())
     return set(re.findall(r"^[\w.-]+==[\w.+!]+", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    ("requirements", "constraints"),
-    [
-        ("requirements.txt", "constraints.txt"),
-        ("requirements-dev.txt", "constraints.txt"),
-        ("requirements-engines.txt", "constraints-engines.txt"),
-    ],
-)
-def test_what_is_required_is_what_make_mod_tidy_pinned(requirements, constraints):
-    assert pins(requirements)
-    assert pins(requirements) <= pins(constraints)
+@locked
+def test_what_is_required_is_what_make_mod_tidy_pinned(file):
+    required = pins("\n".join(LOCKED[file]))
+    assert len(required) == len(LOCKED[file])  # each by its exact version
+    assert required <= pins((ROOT / file).read_text())
+
+
+@locked
+def test_every_pin_has_its_hashes(file):
+    entries = re.split(r"\n(?=\w)", (ROOT / file).read_text())
+    assert [each for each in entries if "--hash=sha256:" not in each][1:] == []
+
+
+def test_the_service_and_its_tools_have_the_same_pins():
+    service = pins((ROOT / "requirements.txt").read_text())
+    assert service <= pins((ROOT / "requirements-dev.txt").read_text())
+
+
+def test_only_hashed_packages_are_installed():
+    installs = [
+        line
+        for name in ("Makefile", "Dockerfile")
+        for line in (ROOT / name).read_text().splitlines()
+        if re.search(r"pip install .*requirement", line)
+    ]
+    assert len(installs) == 4
+    assert all("--require-hashes" in line for line in installs)
+
+
+def test_a_build_uses_the_pinned_backend():
+    assert set(PROJECT["build-system"]["requires"]) <= set(group("dev"))

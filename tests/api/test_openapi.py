@@ -162,7 +162,7 @@ def test_the_longest_wait_is_told(schema):
     for path, method in (("", "post"), ("/{patient_id}", "get")):
         operation = schema["paths"][f"/patientprofile{path}"][method]
         assert told in str(operation["parameters"])
-    assert f"({told})" in (stack.ROOT / "README.md").read_text()
+    assert f"({told})" in (stack.ROOT / "docs/http.md").read_text()
 
 
 @pytest.mark.stack

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests import stack
+from tests.browser import chromium
 from tests.engines.process import Engine
 from tests.stack import Stack, Web
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
+    if chromium.PATH is None:
         if os.environ.get("CI") == "true":
             pytest.fail("chromium is not installed, and in CI nothing is skipped")
         pytest.skip("chromium is not installed: on Debian `apt install chromium`")
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium.launch(playwright)
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +71,9 @@ def no_consumer(the_consumer: Engine) -> Engine:
 def open_page(browser: Browser, web: Web) -> Iterator[Page]:
     """A page at the service's address; a complaint in its console is a failure."""
     complaints: list[str] = []
-    with browser.new_context(base_url=web.url, viewport=WIDE) as context:
+    with browser.new_context(base_url=web.url, viewport=chromium.WIDE) as context:
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: complaints.append(said.text))
         yield page
     assert complaints == []
-
-
-WIDE: ViewportSize = {"width": 1280, "height": 800}
