@@ -382,13 +382,14 @@ def _holds(item: dict[str, Any], conditions: str, values: list[Any]) -> bool:
     """Whether each term of a statement's condition does; each is of a known form."""
     left = [*values]
     held = True
-    for term in conditions.split(" AND "):
+    for term in re.split(r" AND (?![^(]*\))", conditions):
         if equal := re.fullmatch(r'"(.+?)"=\?', term):
             held &= item.get(equal[1]) == left.pop(0)
         elif missing := re.fullmatch(r'"(.+?)" IS MISSING', term):
             held &= missing[1] not in item
         else:
-            fence = re.fullmatch(r'NOT "(.+?)" >= \?', term)
+            form = r'NOT \("(.+?)" IS NOT MISSING AND NOT "\1" < \?\)'
+            fence = re.fullmatch(form, term)
             assert fence is not None, term
             held &= _is_below(item, fence[1], left.pop(0))
     assert not left
@@ -396,7 +397,9 @@ def _holds(item: dict[str, Any], conditions: str, values: list[Any]) -> bool:
 
 
 def _is_below(item: dict[str, Any], fence: str, value: dict[str, str]) -> bool:
-    return int(item.get(fence, {"N": "-1"})["N"]) < int(value["N"])
+    """What is no number compares with none."""
+    held = item.get(fence, {"N": "-1"})
+    return "N" in held and float(held["N"]) < int(value["N"])
 
 
 def _failed(code: str, **members: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def statement(
     sets = " ".join(f'SET "{name}"=?' for name in written)
     return {
         "Statement": f'UPDATE "{TABLE}" {sets} WHERE "PatientId"=? '
-        f'AND "{MARK}"=? AND NOT "{FENCE}" >= ?',
+        f'AND "{MARK}"=? AND NOT ("{FENCE}" IS NOT MISSING AND NOT "{FENCE}" < ?)',
         "Parameters": [*written.values(), {"S": profile["PatientId"]}, mark, offset],
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }

@@ -194,8 +194,12 @@ def _update_text(
 
 
 def _below_fence(update: MergedUpdate) -> str:
-    """Holds where the fence is missing too, on every engine; its value comes last."""
-    return f'NOT "{fence_name(update.source)}" >= ?'
+    """Holds where the fence is missing too, on every engine; its value comes last.
+
+    `NOT f >= ?` would hold for a fence that is no number, and be written over it.
+    """
+    fence = fence_name(update.source)
+    return f'NOT ("{fence}" IS NOT MISSING AND NOT "{fence}" < ?)'
 
 
 def _mark(by: Incarnation) -> AttributeValueTypeDef:

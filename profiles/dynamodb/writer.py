@@ -376,6 +376,13 @@ def _unmarked(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
     return {"Statement": statement, "Parameters": [{"S": update.patient_id}]}
 
 
+def _damaged(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
+    """As somebody else may leave an item."""
+    fence = items.fence_name(update.source)
+    text = f'UPDATE "{table}" SET "{fence}"=? WHERE "{items.KEY}"=?'  # noqa: S608 names
+    return {"Statement": text, "Parameters": [{"S": ""}, {"S": update.patient_id}]}
+
+
 _OURS = Incarnation("self-test", "table")
 _NEXT_TOPIC = Incarnation("next", "table")
 _NEXT_TABLE = Incarnation("self-test", "next")
@@ -401,6 +408,8 @@ _PROOF: list[tuple[Build, int, str]] = [
     (partial(_adopt, ours=_NEXT_TABLE, held=_OURS), 12, _REFUSED),
     (partial(_adopt, ours=_NEXT_TABLE, held=_NEXT_TOPIC), 3, _WRITTEN),
     (partial(items.update_statement, ours=_NEXT_TABLE), 4, _WRITTEN),
+    (_damaged, 0, _WRITTEN),
+    (partial(items.update_statement, ours=_NEXT_TABLE), 13, _REFUSED),
 ]
 """What is asked of a scratch item, at which offset, and what the answer has to be."""
 

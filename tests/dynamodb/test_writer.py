@@ -247,6 +247,19 @@ def test_a_damaged_fence_stops_with_the_item_to_be_mended(fence):
     assert "engine" not in str(refused.value)
 
 
+@pytest.mark.parametrize("fence", [*DAMAGED_FENCES, {"S": "1"}], ids=str)
+def test_a_batch_does_not_write_over_a_damaged_fence(fence):
+    """Nobody can tell whether its item includes the update."""
+    client, name = FakeDynamoDB(), items.fence_name(Source("topic-1", 0))
+    attempt(client, update_at(1, "p-1", FirstName="John"), update_at(2, "2"))
+    client.items["p-1"][name] = fence
+    before = dict(client.items["p-1"])
+    with pytest.raises(StoreRefused, match=f"its {name} is no offset") as refused:
+        attempt(client, update_at(17, "p-1", FirstName="Secret"), update_at(18, "2"))
+    assert_names_the_item(refused.value)
+    assert client.items["p-1"] == before
+
+
 def assert_names_the_item(error: StoreRefused) -> None:
     assert "patient p-1 in table patient-profile" in str(error)
     assert "partition 0 at offset 17" in str(error)
