@@ -102,8 +102,9 @@ def judge(mutation: Mutation, tree: Path, limit_s: float = LIMIT_S) -> Verdict:
     finally:
         (tree / mutation.file).write_text(original)
     seconds = time.monotonic() - started
-    if code == FAILED:
-        return Verdict(mutation, _first_failure(output), seconds)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    if code == FAILED and failed is not None:
+        return Verdict(mutation, failed[1].rpartition("::")[2], seconds)
     if code < 0:
         return Verdict(mutation, "the time limit", seconds)
     if code == 0:
@@ -151,11 +152,6 @@ def _shown(verdict: Verdict) -> Verdict:
     told = verdict.trouble or verdict.caught_by
     _say(f"{verdict.seconds:5.1f} s  {verdict.mutation.name:<72}  {told}")
     return verdict
-
-
-def _first_failure(output: str) -> str:
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-    return found[1].rpartition("::")[2] if found else "a test"
 
 
 def _say(text: str) -> None:

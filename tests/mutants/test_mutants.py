@@ -13,8 +13,9 @@ TEST = "import code_\n\ndef test_three_twice():\n    assert code_.twice(3) == 6\
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path, monkeypatch):
     """A tree of a module and a test of it."""
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE")  # it has none
     (tmp_path / "code_.py").write_text(CODE)
     (tmp_path / "test_code.py").write_text(TEST)
     return tmp_path
@@ -62,7 +63,10 @@ def test_what_became_of_a_mutation_is_told_and_the_file_restored(
     tree, new, caught_by, trouble
 ):
     verdict = mutants.judge(mutation("2 * number", new), tree)
-    assert (verdict.caught_by, verdict.trouble.partition(":")[0]) == (caught_by, trouble)
+    assert (verdict.caught_by, verdict.trouble.partition(":")[0]) == (
+        caught_by,
+        trouble,
+    )
     assert (tree / "code_.py").read_text() == CODE
 
 
