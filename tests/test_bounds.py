@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from profiles.api import posting
@@ -23,6 +25,11 @@ def anew():
         each.cache_clear()
 
 
+def _waiters() -> int:
+    waiters: Any = reader.profiles()._waiters
+    return int(waiters._initial_value)
+
+
 @pytest.mark.parametrize("threads", [4, 8, 18, 64])
 def test_kafka_and_dynamodb_stalled_together_leave_threads_to_answer(settings, threads):
     settings.WEB_THREADS = threads
@@ -34,7 +41,7 @@ def test_kafka_and_dynamodb_stalled_together_leave_threads_to_answer(settings, t
 @pytest.mark.parametrize("threads", [4, 8, 18, 64])
 def test_those_who_wait_for_a_receipt_take_few_threads(settings, threads):
     settings.WEB_THREADS = threads
-    waiting = reader.profiles()._waiters._initial_value
+    waiting = _waiters()
     assert waiting + posting.publisher()._gate._capacity < threads
     assert waiting <= threads / 4
 
@@ -44,7 +51,7 @@ def test_with_few_threads_each_kind_has_one(settings, threads):
     settings.WEB_THREADS = threads
     assert posting.publisher()._gate._capacity >= 1
     assert reader.profiles()._gate._capacity >= 1
-    assert reader.profiles()._waiters._initial_value >= 1
+    assert _waiters() >= 1
 
 
 def test_timelines_take_few_threads(settings):
@@ -62,14 +69,14 @@ def test_a_dead_letter_is_given_up_within_its_attempt():
 
 
 def test_a_call_of_dynamodb_is_over_within_seconds():
-    config = client.connect().meta.config
+    config: Any = client.connect().meta.config
     assert config.connect_timeout <= 2
     assert config.read_timeout <= 5
     assert config.retries["total_max_attempts"] == 1
 
 
 def test_a_consumer_ends_within_the_ten_seconds_that_sigterm_may_take():
-    config = client.connect().meta.config
+    config: Any = client.connect().meta.config
     assert writer.ATTEMPT_S <= loop.GIVE_UP_S
     assert loop.GIVE_UP_S + config.read_timeout + loop.LEAVE_S < 10
 

@@ -237,6 +237,7 @@ def test_an_update_that_was_not_sent_in_time_is_taken_back(monkeypatch):
     with publisher(stalled) as to_topic:
         with pytest.raises(NotAcknowledged, match="in time"):
             to_topic.publish(UPDATE)
+        assert stalled.taken_back  # at once, not when nobody waits any more
         until(lambda: stalled.produced and not stalled.waiting)
 
 

@@ -15,6 +15,7 @@ from profiles.core.updates import Receipt
 from profiles.dynamodb import reader
 from profiles.dynamodb.writer import Table
 from profiles.kafka import topics
+from profiles.kafka.reader import Log
 from profiles.kafka.topics import KafkaUnavailable
 from profiles.pages import patients, timeline
 from tests.fakes import OURS, TOPIC, update_at
@@ -239,22 +240,24 @@ def test_a_write_in_between_never_looks_like_a_loss(monkeypatch):
     )
     monkeypatch.setattr(topics, "watch", lambda: watch)
     monkeypatch.setattr(reader, "profiles", lambda: profiles)
-    monkeypatch.setattr(patients.Log, "committed", reading("the offsets", {}))
-    monkeypatch.setattr(patients.timeline, "read", reading("the log", None))
+    monkeypatch.setattr(Log, "committed", reading("the offsets", {}))
+    monkeypatch.setattr(timeline, "read", reading("the log", None))
     patients._read_timeline("1", None)
     assert read == ["the offsets", "the item", "the log"]
 
 
 def test_the_timeline_counts_what_was_committed_for_this_table_alone(monkeypatch):
+    def committed(log: Log, store: str | None) -> dict[int, int]:
+        asked.append(store)
+        return {}
+
     asked: list[str | None] = []
     profiles = SimpleNamespace(identity=lambda: "table-1", get=lambda _: None)
     watch = SimpleNamespace(current=lambda: TOPIC)
     monkeypatch.setattr(topics, "watch", lambda: watch)
     monkeypatch.setattr(reader, "profiles", lambda: profiles)
-    monkeypatch.setattr(
-        patients.Log, "committed", lambda _, store: asked.append(store) or {}
-    )
-    monkeypatch.setattr(patients.timeline, "read", lambda *_: None)
+    monkeypatch.setattr(Log, "committed", committed)
+    monkeypatch.setattr(timeline, "read", lambda *_: None)
     patients._read_timeline("1", None)
     assert asked == ["table-1"]
 
