@@ -98,7 +98,7 @@ distclean: clean ## remove the environments too
 
 # --- Checking -------------------------------------------------------------------------
 
-.PHONY: test test-real chaos outage bench check check-compose fix docs screenshots
+.PHONY: test mutants test-real chaos outage bench check check-compose fix docs screenshots
 test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
 	@# A file is one process's: its engines are started once. Most of their time is waiting.
 	@# One that crashes fails the run at once: xdist hands on its files to none, and hangs.
@@ -108,6 +108,9 @@ test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
 	@.venv/bin/coverage combine --quiet && .venv/bin/coverage report
 	@command -v chromium >/dev/null || echo "Not run: the tests in a browser: apt install chromium, then make test"
 	@echo "Not run: the tests against Apache Kafka and DynamoDB Local (Java 17): make test-real"
+
+mutants: $(DEV) ## the code broken on purpose, and whether a fast test fails each time
+	@exec $(AT_HOME) .venv/bin/python -m tests.mutants
 
 test-real: $(DEV) ## the tests against Apache Kafka and DynamoDB Local, on Java 17
 	@exec $(AT_HOME) .venv/bin/pytest -m "real or stack" --engines=real

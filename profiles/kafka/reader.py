@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import cast
 
 from confluent_kafka import (
@@ -157,9 +158,12 @@ def record_of(message: Message, source: Source) -> Record:
 def _headers(message: Message) -> Headers:
     """A foreign producer may name a header in bytes that are no text; the client then
     gives none of them, and they are no part of the update.
+
+    Called by `partial`: a plain call that was made often goes to C directly, and the
+    client's error is then seen too late, outside of this `try`.
     """
     try:
-        return cast(Headers, message.headers() or ())
+        return cast(Headers, partial(message.headers)() or ())
     except (SystemError, UnicodeDecodeError):
         return _UNREADABLE_HEADERS
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -72,6 +74,14 @@ def test_an_accepted_update_leaves_who_what_whom_when_and_where(publisher, lines
         "request": "r-1",
         "patients": ["7"],
     }
+
+
+def test_the_lines_are_out_before_the_answer(publisher, monkeypatch):
+    """In a buffer they would be lost with the process."""
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out))
+    assert post({"PatientId": "7"}).status_code == 202
+    assert json.loads(out.getvalue())["patients"] == ["7"]
 
 
 @pytest.mark.parametrize(

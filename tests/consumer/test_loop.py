@@ -6,6 +6,7 @@ Time stands still but for what the fake consumer's `consume` and `sleep` pass.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from threading import Event
@@ -17,6 +18,7 @@ from confluent_kafka import KafkaError, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
 
 from profiles.consumer import loop
 from profiles.consumer.loop import (
@@ -31,6 +33,7 @@ from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.dynamodb.client import StoreRefused
 from profiles.dynamodb.writer import Table
 from profiles.kafka.topics import Group, KafkaUnavailable, Topic
+from profiles.runtime import metrics
 from tests.fakes import (
     NOW_MS,
     SOURCE,
@@ -477,6 +480,91 @@ def test_the_lag_grows_while_the_table_is_waited_for(world):
     assert lags[-1] == 40
 
 
+# Figures
+
+
+FIGURES = {
+    "applied": "profile_updates_applied_total",
+    "already": "profile_updates_already_applied_total",
+    "coalesced": "profile_updates_coalesced_total",
+    "retried": "profile_writes_retried_total",
+    "batches": "profile_batch_records_count",
+    "records": "profile_batch_records_sum",
+    "written": "profile_update_age_seconds_count",
+    "age": "profile_update_age_seconds_sum",
+}
+
+
+def figures() -> dict[str, float]:
+    return {key: REGISTRY.get_sample_value(FIGURES[key]) or 0 for key in FIGURES}
+
+
+def moved(turn: Callable[[], None]) -> dict[str, float]:
+    """By how much a turn moves each figure that it moves."""
+    before = figures()
+    turn()
+    after = figures()
+    return {key: after[key] - before[key] for key in after if after[key] > before[key]}
+
+
+@pytest.fixture
+def soon(clock):
+    """It is 2.5 s after the record at offset 0 was produced."""
+    clock.now = NOW_MS / 1000 + 2.5 - loop.BATCH_S
+
+
+def test_a_write_that_changes_an_item_is_counted_with_its_age(soon, world):
+    w = world([message(0, FirstName="John")])
+    change = moved(w.turn)
+    assert change.pop("age") == pytest.approx(2.5, abs=0.01)
+    assert change == {"applied": 1, "batches": 1, "records": 1, "written": 1}
+
+
+def test_a_write_that_the_fence_refused_is_counted_apart(soon, world):
+    w = world([message(0)])
+    w.table.update_item(**items.upsert("t", update_at(5), OURS))
+    change = moved(w.turn)
+    assert (change["already"], change["written"]) == (1, 1)
+    assert "applied" not in change
+
+
+def test_updates_of_one_patient_are_counted_as_folded_into_one_write(world):
+    w = world([message(0), message(1), message(2, "f"), message(3)])
+    change = moved(w.turn)
+    assert (change["coalesced"], change["applied"]) == (2, 2)
+    assert (change["batches"], change["records"]) == (1, 4)
+
+
+def test_a_write_that_is_left_for_a_next_attempt_is_counted_each_time(world):
+    w = world([message(0)])
+    w.table.troubles = [throttled()] * 3
+    change = moved(w.turn)
+    assert (change["retried"], change["applied"], change["written"]) == (3, 1, 1)
+    assert change["batches"] == 1
+
+
+def test_the_lag_is_what_the_log_has_past_the_batch(world):
+    def lag() -> float | None:
+        return REGISTRY.get_sample_value("profile_lag_records", {"partition": "0"})
+
+    w = world([message(49)])
+    w.turn()
+    assert lag() == 40  # the log ends at 90
+    w.kafka.revoke(0)
+    assert lag() is None  # its next owner's figure
+
+
+def test_every_figure_of_the_consumer_is_tried():
+    web = {"accepted", "refused", "acknowledgement"}
+    known = {
+        name
+        for name, value in vars(metrics).items()
+        if isinstance(value, MetricWrapperBase) and name not in web
+    }
+    tried = {"applied", "already", "coalesced", "retried", "age", "batch_records"}
+    assert known == {*tried, "lag", "dead_lettered"}
+
+
 # Stopping
 
 
@@ -486,6 +574,16 @@ def test_stop_finishes_the_batch_it_has(world):
     w.kafka.turns += [w.consumer.stop]
     w.consumer.run(until=lambda: False)
     assert w.kafka.commits == [{0: 1}]
+    assert w.kafka.closed
+
+
+def test_stop_asks_for_a_last_commit_though_one_is_under_way(world):
+    """Else the group goes on before records that are applied."""
+    w = world([message(0)], [message(1)])
+    w.kafka.silent = True
+    w.kafka.turns += [w.consumer.stop]
+    w.consumer.run(until=lambda: False)
+    assert w.kafka.commits == [{0: 1}, {0: 2}]
     assert w.kafka.closed
 
 

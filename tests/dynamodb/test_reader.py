@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from profiles.core import items
@@ -59,6 +61,36 @@ def test_one_item_is_found_by_its_exact_id(table):
 
 def test_an_id_that_no_key_can_be_is_not_asked_for():
     assert Profiles(Refusing(), "t").get("é" * 1025) is None  # type: ignore[arg-type]
+
+
+class Recording:
+    """A client that remembers its calls, and finds nothing."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def get_item(self, **call: Any) -> dict[str, Any]:
+        self.calls.append(call)
+        return {}
+
+    def get_paginator(self, name: str) -> Recording:
+        return self
+
+    def paginate(self, **call: Any) -> list[dict[str, Any]]:
+        self.calls.append(call)
+        return [{"Items": []}]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda table: table.get("1"), lambda table: [*table.all()]],
+    ids=["get", "all"],
+)
+def test_an_update_that_was_acknowledged_is_read(read):
+    """A receipt and the audit rely on it: an old copy would look like a loss."""
+    recording: Any = Recording()
+    read(Profiles(recording, "t"))
+    assert [call["ConsistentRead"] for call in recording.calls] == [True]
 
 
 class Refusing:

@@ -153,6 +153,17 @@ def test_a_connection_that_fails_remains_to_be_tried_again(error):
     assert len(attempt(client, update_at(0)).remaining) == 1
 
 
+@pytest.mark.parametrize(
+    "error", [ReadTimeoutError, ConnectTimeoutError, EndpointConnectionError]
+)
+def test_a_call_of_many_that_fails_remains_to_be_tried_again(error):
+    client = FakeDynamoDB()
+    client.troubles = [error(endpoint_url=URL)]
+    updates = [update_at(0, "1"), update_at(1, "2")]
+    outcome = attempt(client, *updates)
+    assert (outcome.applied, outcome.remaining) == (0, updates)
+
+
 def test_a_timeout_is_no_outcome_and_the_refusal_after_it_means_applied():
     client = FakeDynamoDB()
     client.lost_answers = [ReadTimeoutError(endpoint_url=URL)]
@@ -227,9 +238,17 @@ def test_a_patient_has_one_write_at_a_time_and_the_rest_waits():
     assert attempt(client, *outcome.remaining).applied == 1
 
 
-def test_a_refusal_that_the_fence_does_not_explain_stops():
+BELOW = {
+    items.KEY: {"S": "1"},
+    items.MARK: {"S": str(OURS)},
+    items.fence_name(SOURCE): {"N": "0"},
+}
+
+
+@pytest.mark.parametrize("item", [{}, BELOW], ids=["not shown", "ours, and below"])
+def test_a_refusal_that_the_fence_does_not_explain_stops(item):
     client = FakeDynamoDB()
-    client.troubles = [refusal("ConditionalCheckFailedException", Item={})]
+    client.troubles = [refusal("ConditionalCheckFailedException", Item=item)]
     with pytest.raises(StoreRefused, match="reads the condition otherwise"):
         attempt(client, update_at(1))
 
@@ -378,6 +397,16 @@ def test_a_former_topics_item_is_adopted_under_its_fence(patients):
     assert marks(client) == {str(OURS)}
     assert write(client, patients, 5, NEXT_TOPIC, [OURS]).applied == len(patients)
     assert marks(client) == {str(NEXT_TOPIC)}
+
+
+def test_an_item_whose_fence_was_moved_meanwhile_is_not_adopted():
+    """By a late write, between the look at the item and its adoption."""
+    client = FakeDynamoDB()
+    write(client, ["1"], 4, FirstName="A")
+    late = items.adopt_statement("t", update_at(4, FirstName="B"), NEXT_TOPIC, OURS)
+    (answer,) = client.batch_execute_statement(Statements=[late])["Responses"]
+    assert answer["Error"]["Code"] == "ConditionalCheckFailed"
+    assert marks(client) == {str(OURS)}
 
 
 @PAIRS

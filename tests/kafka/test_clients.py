@@ -157,6 +157,23 @@ def test_the_producer_never_numbers_updates_anew(monkeypatch):
     assert config["enable.gapless.guarantee"] is True
 
 
+def test_a_dead_letter_that_is_given_up_is_not_sent_later(monkeypatch):
+    config = made(monkeypatch, clients.dead_letter_producer, "Producer")
+    assert config["delivery.timeout.ms"] == clients.LETTER_TIMEOUT_MS
+
+
+@pytest.mark.parametrize(
+    "make", [KINDS["consumer"], KINDS["group reader"]], ids=["consumer", "group reader"]
+)
+def test_who_reads_begins_and_commits_where_the_code_says_alone(make, monkeypatch):
+    """Any other place to begin would leave out records, in silence."""
+    config = made(monkeypatch, make, "Consumer")
+    assert config["auto.offset.reset"] == "error"
+    assert config["enable.auto.commit"] is False
+    assert config["enable.auto.offset.store"] is False
+    assert config["enable.partition.eof"] is True
+
+
 def test_what_the_producer_puts_on_the_topic_stands_where_it_belongs(settings):
     """librdkafka's hash and ours agree: no accepted update is a dead letter."""
     cluster = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1})

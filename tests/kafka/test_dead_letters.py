@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from profiles.core.records import DeadLetter, InvalidRecord
-from profiles.kafka import dead_letters
-from profiles.kafka.dead_letters import DeadLetterTopic
-from tests.fakes import NOW_MS, FakeKafkaProducer, record_of
+from profiles.core.updates import Receipt, Source
+from profiles.kafka import clients, dead_letters
+from profiles.kafka.dead_letters import DeadLetters, DeadLetterTopic
+from profiles.kafka.reader import Log
+from profiles.kafka.topics import Topic
+from tests.fakes import NOW_MS, SOURCE, FakeKafkaProducer, record_of
 
 REASON = InvalidRecord("not_json", "not UTF-8 at byte 3")
 
@@ -22,7 +26,7 @@ def letters(*values: bytes | None, key: bytes | None = b"1") -> list[DeadLetter]
     ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def in_a_hurry(monkeypatch):
     monkeypatch.setattr(dead_letters, "ATTEMPT_S", 0.05)
 
@@ -55,7 +59,7 @@ def test_the_headers_say_where_it_came_from_and_why():
     }
 
 
-def test_what_is_not_acknowledged_is_given_back():
+def test_what_is_not_acknowledged_is_given_back(in_a_hurry):
     kafka = FakeKafkaProducer(acks=False)
     written = letters(b"a", b"b", b"c")
 
@@ -77,7 +81,7 @@ def test_what_can_not_be_produced_is_given_back(refusal):
     assert topic(FakeKafkaProducer(refuses=refusal)).put(written) == written
 
 
-def test_a_producer_that_did_not_deliver_is_replaced():
+def test_a_producer_that_did_not_deliver_is_replaced(in_a_hurry):
     silent, good = FakeKafkaProducer(acks=False), FakeKafkaProducer()
     to_topic = topic(silent, good)
     assert to_topic.put(to_topic.put(letters(b"a", b"b"))) == []
@@ -88,3 +92,62 @@ def test_a_producer_that_did_not_deliver_is_replaced():
 def test_a_producer_that_delivers_is_kept():
     to_topic = topic(FakeKafkaProducer())
     assert to_topic.put(letters(b"a")) == to_topic.put(letters(b"b")) == []
+
+
+# On a cluster, written and read
+
+
+KEPT = Source("dead letters", 0)
+
+
+@pytest.fixture
+def written(servers, settings):
+    """Three dead letters the second one twice; their log, and who writes it."""
+    settings.KAFKA_BOOTSTRAP_SERVERS = servers
+    to_topic = DeadLetterTopic(clients.dead_letter_producer, "patient-profile.dlq")
+    first, second, third = letters(b"{", b"\xff", None)
+    assert to_topic.put([first, second]) == []
+    assert to_topic.put([second, third]) == []
+    with closing(clients.group_reader()) as reader:
+        topic = Topic("patient-profile.dlq", KEPT.topic_id, 4)
+        yield Log(reader, topic, patience_s=20), to_topic
+
+
+def test_a_letter_is_read_once_however_often_it_was_written(written):
+    log, _ = written
+    kept = DeadLetters(log)
+    kept.read()
+    by_offset = {place.offset: letter for place, letter in kept.letters.items()}
+    assert [by_offset[offset].copies for offset in (0, 1, 2)] == [1, 2, 1]
+    assert {letter.code for letter in by_offset.values()} == {"not_json"}
+    assert {place.source for place in kept.letters} == {SOURCE}
+    assert (kept.retained, kept.foreign) == (4, 0)
+
+
+def test_a_letters_record_comes_back_from_the_topic_untouched(written):
+    log, _ = written
+    kept = DeadLetters(log)
+    kept.read()
+    record = kept.record(kept.letters[Receipt(SOURCE, 1)])
+    assert record is not None
+    assert (record.value, record.key) == (b"\xff", b"1")
+    assert [*record.headers] == [("trace", b"x")]
+    assert (record.source, record.offset) == (SOURCE, 1)
+
+
+def test_of_each_partition_the_last_letters_can_be_read_alone(written):
+    log, _ = written
+    kept = DeadLetters(log, last=1)
+    kept.read()
+    assert [place.offset for place in kept.letters] == [2]
+    assert kept.retained == 4
+
+
+def test_reading_again_reads_what_has_come_since(written):
+    log, to_topic = written
+    kept = DeadLetters(log)
+    kept.read()
+    to_topic.mark_redriven(Receipt(SOURCE, 0), Receipt(SOURCE, 9))
+    kept.read()
+    assert {letter.place.offset: letter.copies for letter in kept.open} == {1: 2, 2: 1}
+    assert kept.redriven == {Receipt(SOURCE, 0): "topic-1.0.9"}

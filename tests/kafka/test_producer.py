@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -237,6 +237,7 @@ def test_an_update_that_was_not_sent_in_time_is_taken_back(monkeypatch):
     with publisher(stalled) as to_topic:
         with pytest.raises(NotAcknowledged, match="in time"):
             to_topic.publish(UPDATE)
+        assert stalled.taken_back  # at once, not when nobody waits any more
         until(lambda: stalled.produced and not stalled.waiting)
 
 
@@ -271,6 +272,37 @@ def test_nothing_is_sent_by_a_producer_after_something_was_taken_back(monkeypatc
         assert to_topic.publish(UPDATE).offset == 0
     fresh.retire()
     assert kafka.produced == []
+
+
+def test_nothing_is_taken_back_between_two_updates_that_are_sent_together():
+    """The second would be sent after a gap, and so numbered anew."""
+
+    class Slow(FakeKafkaProducer):
+        def produce(self, *record: Any, **options: Any) -> None:
+            super().produce(*record, **options)
+            if len(self.produced) == 1:
+                half_way.set()
+                go_on.wait(5)
+
+        def purge(self, *_: Any, **__: Any) -> None:
+            taken_back_after.append(len(self.produced))
+
+    half_way, go_on = threading.Event(), threading.Event()
+    taken_back_after: list[int] = []
+    session = producer._Session(Made(Slow(acks=False))(), TOPIC.name)
+    delivery = producer._Delivery(TOPIC.id, 2, {})
+    reports = [producer._Report(delivery) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        sent = pool.submit(session.send, TOPIC.name, [UPDATE] * 2, (), reports)
+        assert half_way.wait(5)
+        retired = pool.submit(session.retire)
+        until(lambda: session._sending.locked())
+        with suppress(TimeoutError):
+            retired.result(0.1)  # it must not end before the second one is sent
+        go_on.set()
+        assert sent.result(5)
+        retired.result(5)
+    assert taken_back_after[0] == 2
 
 
 def test_what_nobody_waits_for_any_more_is_dropped(monkeypatch):

@@ -56,9 +56,11 @@ def test_a_topic_that_is_not_told_is_an_error_that_says_what_to_do(
         topics.describe(admin, TOPIC.name)
 
 
-def test_another_partition_count_is_a_wrong_topic(admin, settings):
-    settings.KAFKA_PARTITIONS = 24
-    with pytest.raises(WrongTopic, match=r"9 partitions .* KAFKA_PARTITIONS is 24"):
+@pytest.mark.parametrize("configured", [8, 24])
+def test_another_partition_count_is_a_wrong_topic(admin, settings, configured):
+    settings.KAFKA_PARTITIONS = configured
+    said = f"9 partitions .* KAFKA_PARTITIONS is {configured}"
+    with pytest.raises(WrongTopic, match=said):
         topics.configured(admin)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from django.test import Client
 
+from profiles.core.records import Record
 from profiles.core.updates import Receipt, Source
 from profiles.dynamodb import health
 from profiles.kafka import topics
@@ -17,7 +19,12 @@ from profiles.kafka.dead_letters import Letter
 from profiles.kafka.reader import Log
 from profiles.kafka.topics import Group, KafkaUnavailable
 from profiles.pages import figures
-from profiles.pages.figures import FlowReader, KeptLetters, PartitionFigures
+from profiles.pages.figures import (
+    FlowReader,
+    KeptLetters,
+    LettersReader,
+    PartitionFigures,
+)
 from profiles.runtime import background
 from profiles.runtime.background import Observer
 from tests.engines.process import wait_until
@@ -146,6 +153,77 @@ def test_a_recreated_topic_begins_a_new_chart(flow, monkeypatch):
     recreated = topics.Topic(TOPIC.name, "topic-2", TOPIC.partitions)
     monkeypatch.setattr(topics, "configured", lambda admin: recreated)
     assert len(flow.read().samples) == 1
+
+
+class LettersLog:
+    """A dead-letter topic that grows, and remembers how much of it was read."""
+
+    def __init__(self, *_: Any) -> None:
+        self.size = 0
+        self.read = 0
+
+    def spans(self) -> dict[int, range]:
+        return {0: range(self.size)}
+
+    def records(self, spans: dict[int, range]) -> Iterator[Record]:
+        for offset in spans[0]:
+            self.read += 1
+            headers = {
+                "code": "not_json",
+                "detail": "",
+                "topic": TOPIC.name,
+                "topic-id": TOPIC.id,
+                "partition": "0",
+                "offset": str(offset),
+                "timestamp-ms": "1",
+            }
+            ours = [(f"dead-letter.{n}", t.encode()) for n, t in headers.items()]
+            source = Source("dead letters", 0)
+            yield Record("dlq", source, offset, offset, b"1", b"{", ours)
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """Reads the letters of a log of so many; gives the log and the reader too."""
+    log = LettersLog()
+    monkeypatch.setattr(topics, "describe", lambda *_: TOPIC)
+    monkeypatch.setattr(LettersReader, "log", lambda *_: log)
+    reader = LettersReader(None)  # type: ignore[arg-type]
+
+    def read(size: int) -> KeptLetters:
+        log.size = size
+        return reader.read(None)  # type: ignore[arg-type]
+
+    return SimpleNamespace(read=read, log=log, reader=reader)
+
+
+def test_of_the_dead_letters_the_newest_are_read_and_all_are_counted(kept):
+    seen = kept.read(100_000)
+    assert seen.retained == 100_000
+    assert kept.log.read == len(seen.letters) == figures.LAST_LETTERS
+    assert [letter.place.offset for letter in seen.letters[:2]] == [99_999, 99_998]
+
+
+def test_reading_the_dead_letters_again_reads_what_has_come(kept):
+    kept.read(100)
+    assert len(kept.read(103).letters) == 103
+    assert kept.log.read == 103
+
+
+def test_however_many_dead_letters_come_few_are_kept_in_memory(kept):
+    sizes = []
+    for size in range(0, 4 * figures.MOST_LETTERS, figures.LAST_LETTERS):
+        kept.read(size)
+        sizes.append(len(kept.reader._kept.letters))
+    assert max(sizes) <= figures.MOST_LETTERS + figures.LAST_LETTERS
+    assert sizes[-1] < max(sizes)
+
+
+def test_the_dead_letters_of_a_recreated_topic_are_read_anew(kept, monkeypatch):
+    kept.read(5)
+    recreated = topics.Topic(TOPIC.name, "topic-2", TOPIC.partitions)
+    monkeypatch.setattr(topics, "describe", lambda *_: recreated)
+    assert len(kept.read(2).letters) == 2
 
 
 # The page

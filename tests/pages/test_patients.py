@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -14,9 +15,10 @@ from profiles.core.updates import Receipt
 from profiles.dynamodb import reader
 from profiles.dynamodb.writer import Table
 from profiles.kafka import topics
+from profiles.kafka.reader import Log
 from profiles.kafka.topics import KafkaUnavailable
 from profiles.pages import patients, timeline
-from tests.fakes import OURS, update_at
+from tests.fakes import OURS, TOPIC, update_at
 
 STRANGE_IDS = [
     "a/b",
@@ -219,6 +221,45 @@ def test_an_item_that_includes_updates_of_another_partition_says_so(store, story
     story(entry(99, timeline.Fate.APPLIED), strays=[5, 7])
     content = browse("/profiles/1/").content.decode()
     assert "includes updates from partition 5, 7, where no record" in content
+
+
+def test_a_write_in_between_never_looks_like_a_loss(monkeypatch):
+    """Read in another order, what is applied meanwhile would be told as missing."""
+    read: list[str] = []
+
+    def reading(what, answer):
+        def note(*_, **__):
+            read.append(what)
+            return answer
+
+        return note
+
+    watch = SimpleNamespace(current=lambda: TOPIC)
+    profiles = SimpleNamespace(
+        identity=lambda: "table-1", get=reading("the item", {"PatientId": {"S": "1"}})
+    )
+    monkeypatch.setattr(topics, "watch", lambda: watch)
+    monkeypatch.setattr(reader, "profiles", lambda: profiles)
+    monkeypatch.setattr(Log, "committed", reading("the offsets", {}))
+    monkeypatch.setattr(timeline, "read", reading("the log", None))
+    patients._read_timeline("1", None)
+    assert read == ["the offsets", "the item", "the log"]
+
+
+def test_the_timeline_counts_what_was_committed_for_this_table_alone(monkeypatch):
+    def committed(log: Log, store: str | None) -> dict[int, int]:
+        asked.append(store)
+        return {}
+
+    asked: list[str | None] = []
+    profiles = SimpleNamespace(identity=lambda: "table-1", get=lambda _: None)
+    watch = SimpleNamespace(current=lambda: TOPIC)
+    monkeypatch.setattr(topics, "watch", lambda: watch)
+    monkeypatch.setattr(reader, "profiles", lambda: profiles)
+    monkeypatch.setattr(Log, "committed", committed)
+    monkeypatch.setattr(timeline, "read", lambda *_: None)
+    patients._read_timeline("1", None)
+    assert asked == ["table-1"]
 
 
 def test_without_kafka_the_detail_shows_the_item_and_says_so(store):
