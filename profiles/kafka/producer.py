@@ -283,8 +283,8 @@ class _Session:
             self._kafka.list_topics(self._topic, CONNECT_S)
         while self._is_awaited():
             self._kafka.poll(0.2)
-        self._kafka.purge()
-        self._kafka.poll(0)
+        self._kafka.purge()  # else closing it waits for what it could not deliver
+        self._kafka.close()
 
     def _is_awaited(self) -> bool:
         """Whether an update may still come, or a thread wait for an answer."""

@@ -284,8 +284,9 @@ def test_nothing_is_taken_back_between_two_updates_that_are_sent_together():
                 half_way.set()
                 go_on.wait(5)
 
-        def purge(self, *_: Any, **__: Any) -> None:
+        def purge(self, *queues: bool, **named: bool) -> None:
             taken_back_after.append(len(self.produced))
+            super().purge(*queues, **named)
 
     half_way, go_on = threading.Event(), threading.Event()
     taken_back_after: list[int] = []
