@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient
 from django.conf import settings
 
 from profiles.kafka import clients
+from profiles.runtime.gates import Full, Gate
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 DESCRIBE_TIMEOUT_S = 2.0
 WATCH_S = 2.0
+LOOK_S = 0.5
+"""With the time that an acknowledgement may take, below the 5 s of an answer."""
 SILENCE_S = 6.0
 READ_TIMEOUT_S = 5.0
 SPARE = 4
@@ -120,7 +123,8 @@ def configured(admin: AdminClient, grown: bool = False) -> Topic:
 @cache
 def watch() -> Watch:
     """This process's view of the configured topic."""
-    return Watch(partial(Enquiry(clients.admin).ask, configured))
+    ask = partial(Enquiry(clients.admin).ask, configured)
+    return Watch(ask, capacity=max(1, settings.WEB_THREADS // 4))
 
 
 class Enquiry:
@@ -313,11 +317,13 @@ class Watch:
     """The topic as it was a moment ago, read again and again in the background.
 
     The thread starts with the first question, so in the process that asks it: after
-    any fork. Answers survive a short silence of Kafka.
+    any fork. Answers survive a short silence of Kafka. `capacity` bounds the threads
+    that wait for a look: in a silence of Kafka the others have to stay free.
     """
 
-    def __init__(self, read: Callable[[], Topic]) -> None:
+    def __init__(self, read: Callable[[], Topic], capacity: int) -> None:
         self._read = read
+        self._gate = Gate(capacity)
         self._changed = Condition()
         self._thread: Thread | None = None
         self._topic: Topic | None = None
@@ -327,7 +333,7 @@ class Watch:
     def current(self) -> Topic:
         """The topic; raises KafkaUnavailable or WrongTopic where there is none."""
         if self._topic is None:
-            self._await_look(-math.inf)
+            self._await_look(-math.inf, DESCRIBE_TIMEOUT_S + 1)
         topic = self._topic
         if topic is None:
             raise type(self._problem)(str(self._problem))
@@ -337,9 +343,21 @@ class Watch:
         """The topic as it was read after this moment (monotonic): one look serves all.
 
         An id never comes back: what was put on the topic between two looks that found
-        the same id is on that incarnation. Raises KafkaUnavailable or WrongTopic.
+        the same id is on that incarnation. Blocks for at most LOOK_S. Raises
+        KafkaUnavailable or WrongTopic.
         """
-        self._await_look(moment)
+        by = time.monotonic() + LOOK_S
+        try:
+            with self._gate.passage(LOOK_S) as moved:
+                topic = self._look_since(moment, by - time.monotonic())
+                moved()
+                return topic
+        except Full:
+            raise KafkaUnavailable("too many requests wait for Kafka") from None
+
+    def _look_since(self, moment: float, most_s: float) -> Topic:
+        if not self._await_look(moment, most_s):
+            raise KafkaUnavailable("Kafka did not answer in time")
         topic = self._topic
         if topic is None or self._read_at <= moment:
             raise type(self._problem)(str(self._problem))
@@ -352,15 +370,13 @@ class Watch:
         except (KafkaUnavailable, WrongTopic):
             return False
 
-    def _await_look(self, moment: float) -> None:
-        """Return once a look has ended that began after this moment, or is late."""
+    def _await_look(self, moment: float, most_s: float) -> bool:
+        """Whether a look that began after this moment has ended in this time."""
         self._start()
         with self._changed:
             self._asked_for = max(self._asked_for, moment)
             self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self._looked_at > moment, DESCRIBE_TIMEOUT_S + 1
-            )
+            return self._changed.wait_for(lambda: self._looked_at > moment, most_s)
 
     def _start(self) -> None:
         with self._changed:

@@ -150,7 +150,7 @@ def test_where_there_is_no_patient_there_is_no_line(dynamodb, lines, path):
 def test_a_waited_for_profile_is_a_view(dynamodb, publisher, lines, monkeypatch):
     item = {"PatientId": {"S": "7"}, "_fence:topic-1:3": {"N": "41"}}
     monkeypatch.setattr(reader.Profiles, "await_receipt", lambda *_: item)
-    monkeypatch.setattr(topics, "watch", lambda: topics.Watch(lambda: TOPIC))
+    monkeypatch.setattr(topics, "watch", lambda: topics.Watch(lambda: TOPIC, 4))
     answer = post({"PatientId": "7"}, headers={"prefer": "wait=1"})
     assert answer.status_code == 200
     assert [line["audit"] for line in lines()] == ["update", "view"]

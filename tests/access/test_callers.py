@@ -181,7 +181,7 @@ def test_who_may_not_read_is_shown_no_profile_for_waiting(
     monkeypatch.setattr(posting, "publisher", FakePublisher)
     item = {"PatientId": {"S": "1"}, "_fence:topic-1:3": {"N": "41"}}
     monkeypatch.setattr(reader.Profiles, "await_receipt", lambda *_: item)
-    monkeypatch.setattr(topics, "watch", lambda: topics.Watch(lambda: TOPIC))
+    monkeypatch.setattr(topics, "watch", lambda: topics.Watch(lambda: TOPIC, 4))
     monkeypatch.setattr("profiles.dynamodb.client.connect", lambda: None)
     reader.profiles.cache_clear()
     headers = {**bearer(identity.local_token(scope=scope)), "prefer": "wait=1"}

@@ -75,7 +75,7 @@ def watch_topics(monkeypatch, *read: topics.Topic | Exception) -> None:
             raise found
         return found
 
-    watch = topics.Watch(look)
+    watch = topics.Watch(look, 4)
     watch.current()
     monkeypatch.setattr(topics, "watch", lambda: watch)
 

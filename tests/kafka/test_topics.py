@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from profiles.kafka.topics import (
     Watch,
     WrongTopic,
 )
+from profiles.runtime.gates import Gate
 from tests.fakes import TOPIC, FakeAdmin, FakeMessage, message
 
 
@@ -191,7 +194,7 @@ def watch(monkeypatch):
     """A watch that looks only when it is told to."""
 
     def make(*answers: Topic | Exception) -> Watch:
-        watch = Watch(Reads(*answers))
+        watch = Watch(Reads(*answers), 4)
         monkeypatch.setattr(watch, "_start", lambda: None)
         return watch
 
@@ -242,7 +245,7 @@ def test_without_an_answer_in_time_kafka_is_unavailable(watch, monkeypatch):
 def test_a_look_since_a_moment_is_one_that_began_after_it(monkeypatch):
     recreated = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
     answers = iter([TOPIC, recreated])
-    seen = Watch(lambda: next(answers))
+    seen = Watch(lambda: next(answers), 4)
     monkeypatch.setattr(topics, "WATCH_S", 60)
     assert seen.current() == TOPIC
     assert seen.current() == TOPIC
@@ -250,12 +253,52 @@ def test_a_look_since_a_moment_is_one_that_began_after_it(monkeypatch):
     assert seen.current() == recreated
 
 
-def test_a_silence_is_no_look(watch, monkeypatch):
-    seen = watch(TOPIC, KafkaUnavailable("away"))
-    seen._look()
-    seen._look()
+def test_a_silence_is_no_look(monkeypatch):
+    away = KafkaUnavailable("away")
+    seen = Watch(Reads(TOPIC, away, away), 4)
+    monkeypatch.setattr(topics, "WATCH_S", 60)
+    assert seen.current() == TOPIC
+    with pytest.raises(KafkaUnavailable, match="away"):
+        seen.since(time.monotonic())
     assert seen.current() == TOPIC
     assert seen.is_still(TOPIC.id) is False
+
+
+@pytest.fixture
+def stalled():
+    """A watch whose look does not end before the test does; one thread may wait."""
+    looking, release = Event(), Event()
+
+    def read() -> Topic:
+        looking.set()
+        release.wait(10)
+        return TOPIC
+
+    seen = Watch(read, capacity=1)
+    yield seen, looking
+    release.set()
+
+
+def test_a_look_is_waited_for_no_longer_than_an_answer_can(stalled, monkeypatch):
+    seen, _ = stalled
+    monkeypatch.setattr(topics, "LOOK_S", 0.05)
+    with pytest.raises(KafkaUnavailable, match="in time"):
+        seen.since(0)
+
+
+def test_no_more_threads_wait_for_a_look_than_may(stalled, monkeypatch):
+    """The others answer the probes, while Kafka is silent."""
+    seen, looking = stalled
+    monkeypatch.setattr(topics, "LOOK_S", 5)
+    monkeypatch.setattr("profiles.runtime.gates.FIRST_S", 0.05)
+    monkeypatch.setattr("profiles.runtime.gates.STALLED_S", 0.05)
+    monkeypatch.setattr(seen, "_gate", Gate(1))
+    first = Thread(target=seen.is_still, args=[TOPIC.id])
+    first.start()
+    assert looking.wait(5)
+    with pytest.raises(KafkaUnavailable, match="too many requests"):
+        seen.since(0)
+    assert first.is_alive()
 
 
 class FakeReader:
