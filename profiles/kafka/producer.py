@@ -31,6 +31,9 @@ ANSWER_S = 4.2
 rest of 5 s is for the wait for a thread, which we can't measure: where Kafka stalls, not
 over the gate's patience."""
 
+LOOK_S = 0.5
+"""What a look at the topic may take of the rest."""
+
 QUEUE_S = 2.0
 CONNECT_S = 0.5
 
@@ -63,7 +66,7 @@ class Publisher:
         self,
         make: Callable[[], KafkaProducer],
         topic: Callable[[], Topic],
-        is_still: Callable[[str], bool],
+        is_still: Callable[[str, float], bool],
         capacity: int,
     ) -> None:
         self._make = make
@@ -125,7 +128,8 @@ class Publisher:
             moved()
         late = NotAcknowledged(_LATE)
         verdicts = [report.verdict or late for report in reports]
-        if delivery.doubtful and not self._is_still(topic.id):
+        left_s = max(LOOK_S, by - time.monotonic())
+        if delivery.doubtful and not self._is_still(topic.id, left_s):
             return [NotAcknowledged(_RECREATED)] * len(verdicts)
         return verdicts
 

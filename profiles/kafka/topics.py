@@ -363,10 +363,13 @@ class Watch:
             raise type(self._problem)(str(self._problem))
         return topic
 
-    def is_still(self, topic_id: str) -> bool:
-        """Whether a look that begins now finds this id; False where it finds nothing."""
+    def is_still(self, topic_id: str, most_s: float) -> bool:
+        """Whether a look that begins now finds this id; False where it finds nothing.
+
+        Whoever calls bounds the threads that wait, and for how long.
+        """
         try:
-            return self.since(time.monotonic()).id == topic_id
+            return self._look_since(time.monotonic(), most_s).id == topic_id
         except (KafkaUnavailable, WrongTopic):
             return False
 

@@ -34,7 +34,7 @@ class Made:
 
 
 @contextmanager
-def publisher(*fakes, capacity=4, topic=lambda: TOPIC, is_still=lambda _: True):
+def publisher(*fakes, capacity=4, topic=lambda: TOPIC, is_still=lambda *_: True):
     """A publisher of these producers; their poll threads end with the test."""
     publisher = Publisher(Made(*fakes), topic, is_still, capacity)
     yield publisher
@@ -454,14 +454,14 @@ def test_a_producer_that_can_not_be_made_is_a_failure_to_acknowledge():
         raise KafkaException(KafkaError(KafkaError._INVALID_ARG))
 
     with pytest.raises(NotAcknowledged, match="_INVALID_ARG"):
-        Publisher(make, lambda: TOPIC, lambda _: True, 1).publish(UPDATE)
+        Publisher(make, lambda: TOPIC, lambda *_: True, 1).publish(UPDATE)
 
 
 def test_an_offset_that_began_anew_is_no_receipt_of_the_topic_that_was():
     """Its fences are higher: a wait would end at once, without the update."""
     kafka = FakeKafkaProducer()
     current = [TOPIC.id]
-    with publisher(kafka, is_still=lambda was: was == current[0]) as to_topic:
+    with publisher(kafka, is_still=lambda was, _: was == current[0]) as to_topic:
         kafka.next_offset = 7
         assert to_topic.publish(UPDATE).offset == 7
         current[0], kafka.next_offset = "topic-2", 0
@@ -472,7 +472,7 @@ def test_an_offset_that_began_anew_is_no_receipt_of_the_topic_that_was():
 def test_a_topic_is_looked_at_again_for_the_first_offset_of_a_partition_only():
     looks = []
 
-    def is_still(topic_id):
+    def is_still(topic_id, _):
         looks.append(topic_id)
         return True
 
@@ -484,7 +484,7 @@ def test_a_topic_is_looked_at_again_for_the_first_offset_of_a_partition_only():
 
 def test_a_first_offset_is_no_receipt_while_kafka_does_not_say_which_topic_it_is_on():
     with (
-        publisher(FakeKafkaProducer(), is_still=lambda _: False) as to_topic,
+        publisher(FakeKafkaProducer(), is_still=lambda *_: False) as to_topic,
         pytest.raises(NotAcknowledged, match="can't say"),
     ):
         to_topic.publish(UPDATE)
