@@ -139,6 +139,7 @@ class ProfileConsumer:
         self._places = Places(self._kafka, self._topic, store)
         self._watched_at = self._store_read_at = time.monotonic()
         self._astray_since: float | None = None
+        self._is_lost = False
         self._stop_by: float | None = None
         self._batch = Batch()
         self._backlog: list[Message] = []
@@ -379,9 +380,19 @@ class ProfileConsumer:
         The group then takes us for dead when our session ends.
         """
         self._leaving = True
-        leaving = Thread(target=self._kafka.close, name="leave", daemon=True)
+        leave = self._drop if self._is_lost else self._kafka.close
+        leaving = Thread(target=leave, name="leave", daemon=True)
         leaving.start()
         leaving.join(LEAVE_S)
+
+    def _drop(self) -> None:
+        """Have the client destroyed as nobody refers to it any more.
+
+        Where it has nobody to ask, its close() may wait for ever for the answer to a
+        commit, with all its threads; and there is no group to leave.
+        """
+        self._forget_lags(self.owned)
+        del self._kafka, self._places
 
     # What Kafka tells
 
@@ -445,6 +456,7 @@ class ProfileConsumer:
         elif self._astray_since is None:
             self._astray_since = time.monotonic()
         elif time.monotonic() - self._astray_since > ASTRAY_S:
+            self._is_lost = True
             raise StartOver(
                 f"Kafka answers, and this consumer was not in its group for {ASTRAY_S:g} s"
             )
@@ -485,10 +497,13 @@ class ProfileConsumer:
         log.info("revoked: %s", sorted(gone))
         self._batch.drop(gone)
         self._backlog = [m for m in self._backlog if m.partition() not in gone]
-        for partition in gone & self.owned:
+        self._forget_lags(gone & self.owned)
+        self._places.drop(gone)
+
+    def _forget_lags(self, partitions: Iterable[int]) -> None:
+        for partition in partitions:
             with suppress(KeyError):
                 metrics.lag.remove(partition)
-        self._places.drop(gone)
 
 
 _POSITION_LOST = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}

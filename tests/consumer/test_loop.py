@@ -6,6 +6,7 @@ Time stands still but for what the fake consumer's `consume` and `sleep` pass.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
@@ -984,6 +985,17 @@ def test_a_consumer_that_its_group_has_lost_begins_anew(world, group, member_id)
     watched(w, loop.ASTRAY_S - 1)
     with pytest.raises(StartOver, match="not in its group"):
         watched(w, 10)
+
+
+def test_the_client_of_a_consumer_that_its_group_has_lost_is_dropped(world):
+    """Its close() may wait for ever for the answer to a commit."""
+    w = world()
+    w.group = EMPTY
+    client, w.kafka.close = weakref.ref(w.kafka), Event().wait
+    del w.kafka
+    with pytest.raises(StartOver, match="not in its group"):
+        w.consumer.run(until=lambda: False)
+    assert client() is None
 
 
 def test_a_consumer_that_never_got_an_assignment_begins_anew(clock):
