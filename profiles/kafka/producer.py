@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Protocol
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -22,6 +21,7 @@ from confluent_kafka import Producer as KafkaProducer
 from profiles.core import records
 from profiles.core.records import Headers, ProducerRecord
 from profiles.core.updates import Receipt, Source
+from profiles.kafka.topics import Topic
 from profiles.runtime.gates import Full, Gate
 
 log = logging.getLogger(__name__)
@@ -43,15 +43,6 @@ class NotAcknowledged(Exception):
 
 
 Verdict = Receipt | NotAcknowledged
-
-
-class Topic(Protocol):
-    """What the producer needs to know of the topic."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def id(self) -> str: ...
 
 
 class Publisher:
@@ -128,16 +119,20 @@ class Publisher:
             moved()
         late = NotAcknowledged(_LATE)
         verdicts = [report.verdict or late for report in reports]
-        left_s = max(LOOK_S, by - time.monotonic())
-        if delivery.doubtful and not self._is_still(topic.id, left_s):
-            return [NotAcknowledged(_RECREATED)] * len(verdicts)
+        if delivery.doubtful:
+            left_s = max(LOOK_S, by - time.monotonic())
+            if not self._is_still(topic.id, left_s):
+                return [NotAcknowledged(_RECREATED)] * len(verdicts)
+            delivery.prove(verdicts)
         return verdicts
 
     def _highest_on(self, topic: Topic) -> dict[int, int]:
-        """The highest acknowledged offset by partition; of another topic, none."""
-        if topic.id not in self._highest:
-            self._highest = {topic.id: {}}
-        return self._highest[topic.id]
+        """The highest proven offset by partition; of another topic, none."""
+        highest = self._highest.get(topic.id)
+        if highest is None:
+            highest = {}
+            self._highest = {topic.id: highest}
+        return highest
 
     def _current(self, topic: str) -> _Session:
         with self._lock:
@@ -185,8 +180,15 @@ class _Delivery:
             self._highest[partition] = offset
         else:  # the first one has none to be compared with
             self.doubtful = True
-            self._highest.setdefault(partition, offset)
         return Receipt(_source(self._topic_id, partition), offset)
+
+    def prove(self, verdicts: Iterable[Verdict]) -> None:
+        """These are on the topic that was meant: what comes is compared with them."""
+        for verdict in verdicts:
+            if isinstance(verdict, Receipt):
+                partition = verdict.source.partition
+                known = self._highest.get(partition, -1)
+                self._highest[partition] = max(known, verdict.offset)
 
     def refusal(self, error: KafkaError) -> NotAcknowledged:
         """What Kafka, or its client, did not take."""

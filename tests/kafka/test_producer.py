@@ -498,3 +498,40 @@ def test_the_offsets_of_another_topic_are_not_compared_with_those_of_the_one_bef
         to_topic.publish(UPDATE)
         now[0], kafka.next_offset = replace(TOPIC, id="topic-2"), 0
         assert to_topic.publish(UPDATE) == Receipt(Source("topic-2", 3), 0)
+
+
+def test_an_offset_after_one_that_could_not_be_proven_is_doubted_too():
+    """It is above the one before it, of which nobody knows which topic it is on."""
+    answers, asked = [False, False, True], []
+
+    def is_still(topic_id, _):
+        asked.append(topic_id)
+        return answers.pop(0)
+
+    with publisher(FakeKafkaProducer(), is_still=is_still) as to_topic:
+        for _ in range(2):
+            with pytest.raises(NotAcknowledged, match="can't say"):
+                to_topic.publish(UPDATE)
+        assert to_topic.publish(UPDATE).offset == 2
+        assert to_topic.publish(UPDATE).offset == 3
+    assert len(asked) == 3
+
+
+def test_threads_that_see_the_topic_and_its_successor_do_not_disturb_each_other():
+    class Overtaken(dict[str, dict[int, int]]):
+        """Another thread, which saw the successor, comes right after any look here."""
+
+        def __contains__(self, topic_id: object) -> bool:
+            found = super().__contains__(topic_id)
+            to_topic._highest = {"topic-2": {}}
+            return found
+
+        def get(self, *arguments: Any) -> Any:
+            found = super().get(*arguments)
+            to_topic._highest = {"topic-2": {}}
+            return found
+
+    with publisher(FakeKafkaProducer()) as to_topic:
+        to_topic.publish(UPDATE)
+        to_topic._highest = Overtaken(to_topic._highest)
+        assert to_topic.publish(UPDATE).offset == 1
