@@ -309,12 +309,12 @@ class FakeDynamoDB:
 
     def _execute(self, call: dict[str, Any]) -> None:
         assert call["ConditionExpression"] == (
-            "attribute_not_exists(#k) OR "
+            "attribute_not_exists(PatientId) OR "
             "#m = :m AND (attribute_not_exists(#f) OR #f < :f)"
         )
         names = call["ExpressionAttributeNames"]
         values = call["ExpressionAttributeValues"]
-        key = call["Key"][names["#k"]]["S"]
+        key = call["Key"]["PatientId"]["S"]
         item = self.items.get(key)
         if item is not None and not (
             item.get(names["#m"]) == values[":m"]
@@ -378,11 +378,14 @@ class FakeDynamoDB:
         return {}
 
 
+BETWEEN_TERMS = r" AND (?![^(]*\))"
+
+
 def _holds(item: dict[str, Any], conditions: str, values: list[Any]) -> bool:
     """Whether each term of a statement's condition does; each is of a known form."""
     left = [*values]
     held = True
-    for term in re.split(r" AND (?![^(]*\))", conditions):
+    for term in re.split(BETWEEN_TERMS, conditions):
         if equal := re.fullmatch(r'"(.+?)"=\?', term):
             held &= item.get(equal[1]) == left.pop(0)
         elif missing := re.fullmatch(r'"(.+?)" IS MISSING', term):

@@ -72,11 +72,10 @@ def upsert(
         "Key": {KEY: {"S": update.patient_id}},
         "UpdateExpression": f"SET #m = :m, #f = :f, {', '.join(sets)}"
         + (f" REMOVE {', '.join(removals)}" if removals else ""),
-        "ConditionExpression": "attribute_not_exists(#k) OR "
+        "ConditionExpression": f"attribute_not_exists({KEY}) OR "
         "#m = :m AND (attribute_not_exists(#f) OR #f < :f)",
         "ExpressionAttributeNames": {
             **names,
-            "#k": KEY,
             "#m": MARK,
             "#f": fence_name(update.source),
         },

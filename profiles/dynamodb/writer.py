@@ -153,9 +153,18 @@ class Table:
                 TableName=self._name, Key={items.KEY: {"S": scratch}}
             )
 
-    def _say(self, statement: BatchStatementRequestTypeDef) -> str:
-        answer = self._client.batch_execute_statement(Statements=[statement])
-        return str(answer["Responses"][0].get("Error", {}).get("Code", "written"))
+    def _say(self, call: Any) -> str:
+        """What a statement, or an `update_item`, is answered."""
+        if "Statement" in call:
+            answer = self._client.batch_execute_statement(Statements=[call])
+            return str(answer["Responses"][0].get("Error", {}).get("Code", _WRITTEN))
+        try:
+            self._client.update_item(**call)
+        except ClientError as error:
+            if code_of(error) in _REFUSALS:
+                return code_of(error)
+            raise
+        return _WRITTEN
 
     def apply(
         self,
@@ -370,9 +379,10 @@ class Table:
         )
 
 
-def _unmarked(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
+def _unmark(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
     """As an earlier release left an item."""
-    statement = f"INSERT INTO \"{table}\" VALUE {{'{items.KEY}': ?}}"
+    where = f'WHERE "{items.KEY}"=?'
+    statement = f'UPDATE "{table}" REMOVE "{items.MARK}" {where}'
     return {"Statement": statement, "Parameters": [{"S": update.patient_id}]}
 
 
@@ -385,31 +395,36 @@ def _damaged(table: str, update: MergedUpdate) -> BatchStatementRequestTypeDef:
 
 _OURS = Incarnation("self-test", "table")
 _NEXT_TOPIC = Incarnation("next", "table")
-_NEXT_TABLE = Incarnation("self-test", "next")
-_update = partial(items.update_statement, ours=_OURS)
-_insert = partial(items.insert_statement, ours=_OURS)
-_adopt = items.adopt_statement
+_NEXT_TABLE = Incarnation("next", "next")
 _WRITTEN, _REFUSED, _THERE = "written", "ConditionalCheckFailed", "DuplicateItem"
+_update, _adopt = items.update_statement, items.adopt_statement
 
-_PROOF: list[tuple[Build, int, str]] = [
-    (_update, 5, _REFUSED),  # no item
-    (_unmarked, 0, _WRITTEN),
-    (_update, 5, _REFUSED),
-    (partial(_adopt, ours=_OURS, held=None), 4, _WRITTEN),
-    (partial(_adopt, ours=_OURS, held=None), 5, _REFUSED),
-    (_insert, 6, _THERE),
-    (_update, 4, _REFUSED),
-    (_update, 6, _WRITTEN),
-    (_update, 10, _WRITTEN),
-    (_update, 9, _REFUSED),
-    (partial(items.update_statement, ours=_NEXT_TOPIC), 11, _REFUSED),
-    (partial(_adopt, ours=_NEXT_TOPIC, held=_OURS), 10, _REFUSED),
-    (partial(_adopt, ours=_NEXT_TOPIC, held=_OURS), 11, _WRITTEN),
-    (partial(_adopt, ours=_NEXT_TABLE, held=_OURS), 12, _REFUSED),
+_PROOF: list[tuple[Callable[[str, MergedUpdate], object], int, str]] = [
+    (partial(_update, ours=_OURS), 4, _REFUSED),  # no item
+    (partial(items.upsert, ours=_OURS), 4, _WRITTEN),
+    (partial(items.upsert, ours=_OURS), 4, _REFUSED),
+    (partial(items.upsert, ours=_OURS), 5, _WRITTEN),
+    (partial(items.insert_statement, ours=_OURS), 6, _THERE),
+    (partial(_update, ours=_OURS), 5, _REFUSED),
+    (partial(_update, ours=_OURS), 6, _WRITTEN),
+    (partial(_update, ours=_OURS), 10, _WRITTEN),
+    (partial(_update, ours=_OURS), 9, _REFUSED),
+    (_unmark, 0, _WRITTEN),
+    (partial(_update, ours=_OURS), 11, _REFUSED),
+    (partial(items.upsert, ours=_OURS), 11, _REFUSED),
+    (partial(_adopt, ours=_OURS, held=None), 10, _REFUSED),
+    (partial(_adopt, ours=_OURS, held=None), 11, _WRITTEN),
+    (partial(_adopt, ours=_OURS, held=None), 12, _REFUSED),
+    (partial(_update, ours=_NEXT_TOPIC), 12, _REFUSED),
+    (partial(items.upsert, ours=_NEXT_TOPIC), 12, _REFUSED),
+    (partial(_adopt, ours=_NEXT_TOPIC, held=_OURS), 11, _REFUSED),
+    (partial(_adopt, ours=_NEXT_TOPIC, held=_OURS), 12, _WRITTEN),
+    (partial(_adopt, ours=_NEXT_TABLE, held=_OURS), 13, _REFUSED),
     (partial(_adopt, ours=_NEXT_TABLE, held=_NEXT_TOPIC), 3, _WRITTEN),
-    (partial(items.update_statement, ours=_NEXT_TABLE), 4, _WRITTEN),
+    (partial(_update, ours=_NEXT_TABLE), 4, _WRITTEN),
     (_damaged, 0, _WRITTEN),
-    (partial(items.update_statement, ours=_NEXT_TABLE), 13, _REFUSED),
+    (partial(_update, ours=_NEXT_TABLE), 13, _REFUSED),
+    (partial(items.upsert, ours=_NEXT_TABLE), 13, _REFUSED),
 ]
 """What is asked of a scratch item, at which offset, and what the answer has to be."""
 

@@ -18,7 +18,6 @@ CONDITION = " AND NOT "
 
 def unfenced_update(params: dict[str, Any], **_: Any) -> None:
     params.pop("ConditionExpression", None)
-    params["ExpressionAttributeNames"].pop("#k", None)  # which nothing else names
     params.pop("ReturnValuesOnConditionCheckFailure", None)
 
 
