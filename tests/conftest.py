@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 # Before Django reads it: a shell that points at production must not meet a test.
 for name in [*os.environ]:
@@ -16,6 +17,8 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "patientsite.settings"
 import django  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings as hypothesis_settings  # noqa: E402
+
+from tests.engines.process import wait_until  # noqa: E402
 
 django.setup()
 
@@ -60,6 +63,27 @@ def dynamodb(moto, settings, monkeypatch):
     reader.profiles.cache_clear()
     yield moto
     reader.profiles.cache_clear()
+
+
+@pytest.fixture
+def observe(monkeypatch):
+    """Makes observers whose readings follow each other at once; they end with the test."""
+    from profiles.runtime import background
+
+    monkeypatch.setattr(background, "EVERY_S", 0.01)
+    observers = []
+
+    def make(read, *expected):
+        observer = background.Observer("It", lambda: nullcontext(read), expected)
+        observers.append(observer)
+        return observer
+
+    yield make
+    for observer in observers:
+        observer._wanted_until = 0
+    wait_until(
+        lambda: all(observer._thread is None for observer in observers), 5, "it reads"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -85,15 +85,19 @@ class Places:
         """At offset 0, unless committed for this topic and table.
 
         So a recreated topic is read from 0, and a table that was restored, or made
-        anew under its old name, is filled again; the fences refuse what it has. A log
-        that begins later is a gap: the table lacks its beginning. An offset without a
-        mark was set by an operator, who may say so to begin there.
+        anew under its old name, is filled again. A log that begins later is a gap: the
+        table lacks its beginning. An operator who wants to begin there sets an offset,
+        without a mark. It is committed with the mark at once: it is meant for this
+        topic and this table.
         """
         start = TopicPartition(committed.topic, committed.partition, committed.offset)
         if committed.offset < 0 or committed.metadata not in (None, "", self._mark):
             start.offset = 0
             return Place(0), start
         place = Place(committed.offset)
+        if not committed.metadata:
+            epoch = known(committed.leader_epoch)
+            place.due = self._at(committed.partition, committed.offset, epoch)
         if self._has_proof(committed):
             place.proof = committed.leader_epoch
             start.offset -= 1

@@ -61,6 +61,11 @@ class PartitionFigures:
         """The records that the group has still to settle."""
         return max(0, self.end - self.settled)
 
+    @property
+    def gone(self) -> int:
+        """Offsets that the log has lost, and the group was to settle next."""
+        return max(0, self.start - (self.committed or 0))
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -84,6 +89,11 @@ class Flow:
     @property
     def lag(self) -> int:
         return sum(figures.lag for figures in self.partitions)
+
+    @property
+    def gaps(self) -> Sequence[PartitionFigures]:
+        """Partitions at which the consumer stops: an operator has to decide."""
+        return [figures for figures in self.partitions if figures.gone]
 
     @property
     def retained(self) -> int:

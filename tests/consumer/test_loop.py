@@ -794,6 +794,16 @@ def test_a_trimmed_log_is_begun_where_an_operator_says(world):
     assert w.shown() == {"FirstName": "John"}
 
 
+def test_an_operators_offset_counts_for_the_topic_and_the_table_that_he_saw(world):
+    """Where nothing comes there, a table made anew later is still to be filled."""
+    w = world()
+    w.kafka.stored[4] = TopicPartition(TOPIC.name, 4, 40)
+    w.kafka.assign(4)
+    w.turn()
+    assert w.kafka.commits == [{4: 40}]
+    assert w.kafka.stored[4].metadata == MARK
+
+
 # The end
 
 

@@ -169,6 +169,9 @@ def main(words: Sequence[str]) -> int:
         for mutation in read_list()
         if not words or any(word in mutation.name for word in words)
     ]
+    if not mutations:
+        _say(f"No mutation has one of these words in its name: {', '.join(words)}")
+        return 1
     with ExitStack() as opened:
         trees = [
             copy_tree(Path(opened.enter_context(TemporaryDirectory(prefix="mutants-"))))

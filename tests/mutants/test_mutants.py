@@ -88,3 +88,8 @@ def test_a_survivor_fails_the_run(tree, monkeypatch, capsys):
         monkeypatch.setattr(mutants, "copy_tree", lambda _: tree)
         assert mutants.main([]) == code
     assert "Not caught: It is broken (code_.py)" in capsys.readouterr().out
+
+
+def test_words_that_fit_no_mutation_prove_nothing(capsys):
+    assert mutants.main(["no such word"]) == 1
+    assert "No mutation has one of these words" in capsys.readouterr().out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,33 +24,7 @@ from profiles.pages.figures import (
     LettersReader,
     PartitionFigures,
 )
-from profiles.runtime import background
-from profiles.runtime.background import Observer
-from tests.engines.process import wait_until
 from tests.fakes import TOPIC, Answer
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """Readings follow each other at once."""
-    monkeypatch.setattr(background, "EVERY_S", 0.01)
-
-
-@pytest.fixture
-def observe(monkeypatch):
-    """Observers that end with the test."""
-    observers = []
-
-    def make(read):
-        observers.append(Observer("It", lambda: nullcontext(read), (KafkaUnavailable,)))
-        return observers[-1]
-
-    yield make
-    for observer in observers:
-        observer._wanted_until = 0
-    wait_until(
-        lambda: all(observer._thread is None for observer in observers), 5, "it reads"
-    )
 
 
 @pytest.mark.parametrize(
@@ -242,7 +215,7 @@ def page(monkeypatch, observe):
                     raise answer
                 return answer
 
-            observer = observe(read)
+            observer = observe(read, KafkaUnavailable)
             where = health if name == "table" else figures
             monkeypatch.setattr(where, name, lambda observer=observer: observer)
         response = Client().get("/pipeline/")
@@ -267,6 +240,29 @@ def test_the_page_shows_each_partition(page, flow):
 
 
 SHOWN = ["0", "1234", "4", "1230", "a"]
+
+
+@pytest.mark.parametrize(
+    ("start", "committed", "told"),
+    [
+        (
+            1200,
+            {0: 700},
+            "Partition 0 begins at 1200, and the group is to go on at 700",
+        ),
+        (1200, {}, "Partition 0 begins at 1200, and the group is to go on at 0"),
+        (1200, {0: 1200}, ""),
+        (0, {}, ""),
+    ],
+    ids=["behind the gap", "nothing committed", "past it", "no gap"],
+)
+def test_the_page_says_where_the_log_has_lost_what_was_to_be_applied(
+    page, flow, start, committed, told
+):
+    flow.spans, flow.committed = {0: range(start, 1234)}, committed
+    content = page(flow=flow.read())
+    assert ("gone from the log" in content) is bool(told)
+    assert told in content
 
 
 def test_the_page_says_where_owners_are_not_told(page, flow):

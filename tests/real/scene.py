@@ -261,6 +261,12 @@ class Scene:
         found = self._reader.committed(places, timeout=5)
         return {place.partition: place.offset for place in found if place.offset >= 0}
 
+    def marks(self) -> dict[int, str]:
+        """Partition to what its offset is committed for."""
+        places = [TopicPartition(self.topic, each) for each in range(PARTITIONS)]
+        found = self._reader.committed(places, timeout=5)
+        return {place.partition: place.metadata or "" for place in found}
+
     def ends(self) -> dict[int, int]:
         """Partition to the offset after its last record, where it has any."""
         places = [TopicPartition(self.topic, each) for each in range(PARTITIONS)]

@@ -105,6 +105,26 @@ def test_a_trimmed_log_is_begun_only_where_an_operator_says_so(
     }
 
 
+def test_an_operators_word_is_about_the_table_that_is_there(scene):
+    """Though nothing came since: the next table is not begun behind the gap."""
+    member = scene.joined()
+    scene.load(60)
+    scene.settle()
+    member.sigterm()
+    lows = scene.ends()
+    for partition, low in lows.items():
+        scene.delete_records(partition, low)
+    scene.forget_commits()
+    say_so(scene)
+    member.start()
+    member.wait_ready()
+    wait_until(lambda: all(scene.marks().values()), 30, "no offset got a mark")
+    member.sigterm()
+    replace_table(scene)
+    member.start()
+    assert_begins_nowhere(member, scene, lows)
+
+
 def test_a_rebuild_from_a_trimmed_log_leaves_no_table_with_holes(scene, tmp_path):
     scene.load(60)
     lows = trim(scene)

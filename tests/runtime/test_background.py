@@ -7,10 +7,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import count
 from threading import Event
 
-import pytest
-
 from profiles.runtime import background
-from profiles.runtime.background import Observer
 from tests.engines.process import wait_until
 
 
@@ -18,31 +15,8 @@ class Away(Exception):
     """What is read is away: the reason is for whoever looks."""
 
 
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """Readings follow each other at once."""
-    monkeypatch.setattr(background, "EVERY_S", 0.01)
-
-
 def look(observer, patience_s=5):
     return observer.look(time.monotonic() + patience_s)
-
-
-@pytest.fixture
-def observe(monkeypatch):
-    """Observers that end with the test."""
-    observers = []
-
-    def make(read):
-        observers.append(Observer("It", lambda: nullcontext(read), (Away,)))
-        return observers[-1]
-
-    yield make
-    for observer in observers:
-        observer._wanted_until = 0
-    wait_until(
-        lambda: all(observer._thread is None for observer in observers), 5, "it reads"
-    )
 
 
 def test_the_first_look_waits_for_the_first_reading(observe):
@@ -65,7 +39,7 @@ def test_what_can_not_be_read_is_told_and_read_again(observe):
             raise answers.pop()
         return 2
 
-    observer = observe(read)
+    observer = observe(read, Away)
     assert look(observer).problem == "it does not answer"
     wait_until(lambda: look(observer).value == 2, 5, "no reading")
 
