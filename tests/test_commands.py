@@ -119,7 +119,7 @@ def test_provision_proves_an_engine_that_is_not_aws(
 ):
     proven: list[object] = []
     settings.DYNAMODB_ENDPOINT_URL = endpoint_url
-    monkeypatch.setattr(writer.Table, "prove", lambda table: proven.append(table))
+    monkeypatch.setattr(writer.TableWriter, "prove", lambda table: proven.append(table))
     run("provision")
     assert len(proven) == proofs
 
@@ -132,7 +132,7 @@ def test_provision_refuses_an_engine_that_is_not_proven(
         raise error("it reads the condition otherwise")
 
     settings.DYNAMODB_ENDPOINT_URL = "http://127.0.0.1:4566"
-    monkeypatch.setattr(writer.Table, "prove", prove)
+    monkeypatch.setattr(writer.TableWriter, "prove", prove)
     with pytest.raises(CommandError, match=r"otherwise\.$"):
         run("provision")
 
@@ -203,7 +203,7 @@ def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch)
         signal.raise_signal(signal.SIGTERM)
         raise StoreUnavailable("DynamoDB does not answer")
 
-    monkeypatch.setattr(writer.Table, "identity", away)
+    monkeypatch.setattr(writer.TableWriter, "identity", away)
     run("consume_profiles")
     assert consumers.made == []
 
@@ -317,7 +317,7 @@ def test_consuming_waits_for_a_table_that_is_away(consumers, monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(writer.Table, "identity", identity)
+    monkeypatch.setattr(writer.TableWriter, "identity", identity)
     monkeypatch.setattr(consume_profiles, "time", Clock())
     assert "make local-dev-stack" in run("consume_profiles")
     assert len(consumers.made) == 1

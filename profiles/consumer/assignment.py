@@ -1,4 +1,4 @@
-"""The places: where the group is in each partition that it gave us.
+"""The offsets: where the group is in each partition that it gave us.
 
 In: committed offsets, messages, what is settled. Out: where to begin, which records are
 new, what to commit, how far behind we are. Knows no record's content and no table.
@@ -27,7 +27,7 @@ class PositionLost(Exception):
 
 
 @dataclass(slots=True)
-class Place:
+class Position:
     """One partition of ours.
 
     `settled` is the offset after the last settled record, or 0. `proof` is the leader's
@@ -42,7 +42,7 @@ class Place:
     ended: bool = False
 
 
-class Places:
+class Assignment:
     """The partitions of one member of the group.
 
     `store` names the incarnation of the table that offsets count for.
@@ -52,7 +52,7 @@ class Places:
         self._kafka = kafka
         self._topic = topic
         self._mark = str(Incarnation(topic.id, store))
-        self._of: dict[int, Place] = {}
+        self._of: dict[int, Position] = {}
 
     @property
     def owned(self) -> frozenset[int]:
@@ -62,7 +62,9 @@ class Places:
     @property
     def settled(self) -> bool:
         """Whether each is read to its end, and committed."""
-        return all(place.ended and place.due is None for place in self._of.values())
+        return all(
+            position.ended and position.due is None for position in self._of.values()
+        )
 
     def next(self, partition: int) -> int:
         """The offset of the first record that is not settled."""
@@ -72,8 +74,8 @@ class Places:
 
     def take(self, committed: Iterable[TopicPartition]) -> list[TopicPartition]:
         """Take partitions in; where to begin in each. Raises KafkaUnavailable."""
-        begun = [self._begin(place) for place in committed]
-        self._of.update((start.partition, place) for place, start in begun)
+        begun = [self._begin(position) for position in committed]
+        self._of.update((start.partition, position) for position, start in begun)
         return [start for _, start in begun]
 
     def drop(self, partitions: Iterable[int]) -> None:
@@ -81,7 +83,7 @@ class Places:
         for partition in partitions:
             self._of.pop(partition, None)
 
-    def _begin(self, committed: TopicPartition) -> tuple[Place, TopicPartition]:
+    def _begin(self, committed: TopicPartition) -> tuple[Position, TopicPartition]:
         """At offset 0, unless committed for this topic and table.
 
         So a recreated topic is read from 0, and a table that was restored, or made
@@ -93,15 +95,15 @@ class Places:
         start = TopicPartition(committed.topic, committed.partition, committed.offset)
         if committed.offset < 0 or committed.metadata not in (None, "", self._mark):
             start.offset = 0
-            return Place(0), start
-        place = Place(committed.offset)
+            return Position(0), start
+        position = Position(committed.offset)
         if not committed.metadata:
             epoch = known(committed.leader_epoch)
-            place.due = self._at(committed.partition, committed.offset, epoch)
+            position.due = self._at(committed.partition, committed.offset, epoch)
         if self._has_proof(committed):
-            place.proof = committed.leader_epoch
+            position.proof = committed.leader_epoch
             start.offset -= 1
-        return place, start
+        return position, start
 
     def _has_proof(self, committed: TopicPartition) -> bool:
         """Whether the record before can be asked for its leader's epoch.
@@ -118,16 +120,16 @@ class Places:
     def is_new(self, message: Message) -> bool:
         """Whether this record is ours to settle; raises PositionLost."""
         partition = known(message.partition())
-        place = self._of.get(partition)
-        if place is None:
+        position = self._of.get(partition)
+        if position is None:
             return False  # revoked while it was on its way to us
-        proof, place.proof = place.proof, None
-        if proof is not None and message.offset() == place.settled - 1:
+        proof, position.proof = position.proof, None
+        if proof is not None and message.offset() == position.settled - 1:
             if message.leader_epoch() != proof:
                 raise PositionLost(partition, -1)
             return False
-        place.epoch = known(message.leader_epoch())
-        place.ended = False
+        position.epoch = known(message.leader_epoch())
+        position.ended = False
         return True
 
     def meet_end(self, partition: int, offset: int) -> None:
@@ -136,21 +138,21 @@ class Places:
         A leader that has just taken over may show less than it has: it is asked, and
         the record is waited for. Raises KafkaUnavailable.
         """
-        place = self._of.get(partition)
-        if place is None:
+        position = self._of.get(partition)
+        if position is None:
             return
-        if place.proof is not None and offset < place.settled:
+        if position.proof is not None and offset < position.settled:
             _, end = watermarks(self._kafka, self._at(partition))
-            if end < place.settled:
-                raise PositionLost(partition, place.settled)
+            if end < position.settled:
+                raise PositionLost(partition, position.settled)
             return
-        place.proof, place.ended = None, True
+        position.proof, position.ended = None, True
 
     def gap(self, lost: PositionLost) -> str:
         """What the log has, and what it lacks. Raises KafkaUnavailable."""
-        place = self._of.get(lost.partition)
-        proving = place is not None and place.proof is not None
-        next_ = place.settled if place is not None and proving else lost.offset
+        position = self._of.get(lost.partition)
+        proving = position is not None and position.proof is not None
+        next_ = position.settled if position is not None and proving else lost.offset
         low, high = watermarks(self._kafka, self._at(lost.partition))
         held = (
             f"partition {lost.partition} of topic {self._topic.name} holds the offsets "
@@ -178,19 +180,24 @@ class Places:
     def settle(self, ends: Mapping[int, int]) -> None:
         """Everything before these offsets is in the table, or a dead letter."""
         for partition, end in ends.items():
-            place = self._of[partition]
-            place.settled, place.due = end, self._at(partition, end, place.epoch)
+            position = self._of[partition]
+            position.settled, position.due = (
+                end,
+                self._at(partition, end, position.epoch),
+            )
 
     def due(self) -> list[TopicPartition]:
         """What to commit: with the epoch by which a cut log is known."""
-        return [place.due for place in self._of.values() if place.due is not None]
+        return [
+            position.due for position in self._of.values() if position.due is not None
+        ]
 
-    def committed(self, places: Iterable[TopicPartition]) -> None:
+    def committed(self, offsets: Iterable[TopicPartition]) -> None:
         """Kafka has committed these."""
-        for done in places:
-            place = self._of.get(done.partition)
-            if place and place.due and place.due.offset == done.offset:
-                place.due = None
+        for done in offsets:
+            position = self._of.get(done.partition)
+            if position and position.due and position.due.offset == done.offset:
+                position.due = None
 
     def lag(self, partition: int, ask: bool = False) -> int:
         """The records past what is settled, as the last fetch told.

@@ -25,7 +25,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from profiles.consumer.assignment import Places, PositionLost, known
+from profiles.consumer.assignment import Assignment, PositionLost, known
 from profiles.consumer.batches import Batch, read_batch
 from profiles.core.records import DeadLetter, Record
 from profiles.core.updates import Incarnation, MergedUpdate, Source
@@ -136,7 +136,7 @@ class ProfileConsumer:
         self._incarnation = Incarnation(self._topic.id, store)
         self._former: set[Incarnation] = set()
         self._unknown: set[Incarnation] = set()
-        self._places = Places(self._kafka, self._topic, store)
+        self._assignment = Assignment(self._kafka, self._topic, store)
         self._watched_at = self._store_read_at = time.monotonic()
         self._astray_since: float | None = None
         self._is_lost = False
@@ -172,7 +172,7 @@ class ProfileConsumer:
     @property
     def owned(self) -> frozenset[int]:
         """The partitions that the group has given us."""
-        return self._places.owned
+        return self._assignment.owned
 
     @property
     def caught_up(self) -> bool:
@@ -182,7 +182,7 @@ class ProfileConsumer:
         partitions again in a group that a member left while it joined.
         """
         joined = bool(self.owned) or time.monotonic() > self._joined_by
-        return joined and self._places.settled and not self._backlog
+        return joined and self._assignment.settled and not self._backlog
 
     def turn(self) -> None:
         """One batch: read, settle, commit."""
@@ -207,14 +207,14 @@ class ProfileConsumer:
             if self._batch.size < left:
                 left, pauses = self._batch.size, _pauses()
             self._wait(next(pauses))
-        self._places.settle(self._batch.ends)
+        self._assignment.settle(self._batch.ends)
         self._resume()
         self._tell(self._batch, time.monotonic() - started)
 
     def _tell(self, batch: Batch, seconds: float) -> None:
         metrics.batch_records.observe(len(batch.headers))
         for partition in batch.ends:
-            metrics.lag.labels(partition).set(self._places.lag(partition))
+            metrics.lag.labels(partition).set(self._assignment.lag(partition))
         requests = {tracing.request_id(carried) for carried in batch.headers} - {""}
         log.info(
             "batch: applied=%d already=%d seconds=%.3f next=%s requests=%s",
@@ -229,7 +229,7 @@ class ProfileConsumer:
         """While we wait, nothing is fetched that would tell how the lag grows."""
         with suppress(KafkaUnavailable):  # what was told last stays
             for partition in self.owned:
-                lag = self._places.lag(partition, ask=True)
+                lag = self._assignment.lag(partition, ask=True)
                 metrics.lag.labels(partition).set(lag)
 
     def _attempt(self) -> bool:
@@ -354,7 +354,7 @@ class ProfileConsumer:
         Its answer is not waited for: where the coordinator is silent, that would be
         for ever, and deaf to signals.
         """
-        due = self._places.due()
+        due = self._assignment.due()
         if not due or (self._committing and self._stop_by is None):
             return
         self._committing = True
@@ -372,7 +372,7 @@ class ProfileConsumer:
         if error is not None:
             log.warning("offsets are not committed yet (%s)", error.name())
             return
-        self._places.committed(places)
+        self._assignment.committed(places)
 
     def _leave(self) -> None:
         """Leave the group, and let a last commit end; where Kafka is silent, just go.
@@ -392,7 +392,7 @@ class ProfileConsumer:
         commit, with all its threads; and there is no group to leave.
         """
         self._forget_lags(self.owned)
-        del self._kafka, self._places
+        del self._kafka, self._assignment
 
     # What Kafka tells
 
@@ -401,13 +401,13 @@ class ProfileConsumer:
             return read_batch(self._records(messages), self._partitions)
         except PositionLost as lost:
             self._patiently(self._check_topic)  # of a recreated one nothing is missing
-            raise RecordsMissing(self._places.gap(lost)) from None
+            raise RecordsMissing(self._assignment.gap(lost)) from None
 
     def _records(self, messages: Iterable[Message]) -> Iterator[Record]:
         for message in messages:
             if (error := message.error()) is not None:
                 self._hear(error, message)
-            elif self._places.is_new(message):
+            elif self._assignment.is_new(message):
                 source = Source(self._topic.id, known(message.partition()))
                 yield record_of(message, source)
 
@@ -421,7 +421,7 @@ class ProfileConsumer:
         code, partition = error.code(), known(message.partition())
         if code == KafkaError._PARTITION_EOF:
             offset = known(message.offset())
-            self._patiently(lambda: self._places.meet_end(partition, offset))
+            self._patiently(lambda: self._assignment.meet_end(partition, offset))
         elif code in _POSITION_LOST:
             raise PositionLost(partition, known(message.offset()))
         elif error.fatal() or code in _FORBIDDEN:
@@ -483,14 +483,14 @@ class ProfileConsumer:
             return
         self._patiently(self._check_topic)
         places = self._patiently(lambda: committed_now(kafka, partitions))
-        starts = self._patiently(lambda: self._places.take(places))
+        starts = self._patiently(lambda: self._assignment.take(places))
         kafka.incremental_assign(starts)
         if self._waiting:
             kafka.pause(starts)
         else:
             kafka.resume(starts)  # it was ours before, and paused when we lost it
         taken = [start.partition for start in starts]
-        log.info("assigned: %s", {each: self._places.next(each) for each in taken})
+        log.info("assigned: %s", {each: self._assignment.next(each) for each in taken})
 
     def _on_revoke(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
         gone = {partition.partition for partition in partitions}
@@ -498,7 +498,7 @@ class ProfileConsumer:
         self._batch.drop(gone)
         self._backlog = [m for m in self._backlog if m.partition() not in gone]
         self._forget_lags(gone & self.owned)
-        self._places.drop(gone)
+        self._assignment.drop(gone)
 
     def _forget_lags(self, partitions: Iterable[int]) -> None:
         for partition in partitions:

@@ -257,7 +257,7 @@ def fences(item: Item) -> dict[str, int]:
     }
 
 
-def fence_places(item: Item) -> Iterator[Receipt | None]:
+def fence_receipts(item: Item) -> Iterator[Receipt | None]:
     """Where each of the item's fences stands; None for one that names no place."""
     for name, value in item.items():
         if name.startswith(FENCE_PREFIX):

@@ -42,7 +42,7 @@ class Page:
     scanned: int
 
 
-class Profiles:
+class TableReader:
     """The table as people and clients read it."""
 
     def __init__(
@@ -140,9 +140,9 @@ class Profiles:
 
 
 @cache
-def profiles() -> Profiles:
+def profiles() -> TableReader:
     """This process's reader of the configured table."""
-    return Profiles(
+    return TableReader(
         client.connect(),
         settings.DYNAMODB_TABLE,
         readers=max(1, settings.WEB_THREADS // 4),

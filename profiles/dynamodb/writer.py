@@ -104,7 +104,7 @@ class _Attempt:
         return known, [u for u in chunk if u.patient_id not in self.held]
 
 
-class Table:
+class TableWriter:
     """The table as the consumer writes it."""
 
     def __init__(self, client: DynamoDBClient, name: str) -> None:

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from profiles.core.records import DeadLetter, Headers, Record
 from profiles.core.updates import Receipt, Source
-from profiles.kafka.reader import Log
+from profiles.kafka.reader import LogReader
 
 ATTEMPT_S = 5.0
 PREFIX = "dead-letter."
@@ -26,7 +26,7 @@ _Sent = tuple[bytes | None, bytes | None, Headers]
 """Value, key and headers."""
 
 
-class DeadLetterTopic:
+class DeadLetterWriter:
     """The dead-letter topic as it is written."""
 
     def __init__(self, make: Callable[[], Producer], name: str) -> None:
@@ -92,12 +92,12 @@ def _flush(producer: Producer) -> None:
 class Letter:
     """What is known of a dead letter; its bytes stay on the dead-letter topic.
 
-    `place` is where the record stands on the topic it came from, `kept` where its
+    `receipt` is where the record stands on the topic it came from, `kept` where its
     first copy stands on the dead-letter topic, `kept_ms` since when, and `copies` how
     often it was written there.
     """
 
-    place: Receipt
+    receipt: Receipt
     topic: str
     timestamp_ms: int
     code: str
@@ -107,7 +107,7 @@ class Letter:
     copies: int = 1
 
 
-class DeadLetters:
+class DeadLetterReader:
     """The dead-letter topic as it is read: one letter per place, however often written.
 
     Reading again goes on where the last reading ended. `foreign` counts the records
@@ -115,7 +115,7 @@ class DeadLetters:
     records of each partition are read; `retained` counts all that are there.
     """
 
-    def __init__(self, log: Log, last: int = sys.maxsize) -> None:
+    def __init__(self, log: LogReader, last: int = sys.maxsize) -> None:
         self.letters: dict[Receipt, Letter] = {}
         self.redriven: dict[Receipt, str] = {}
         self.foreign = 0
@@ -144,7 +144,7 @@ class DeadLetters:
     def open(self) -> list[Letter]:
         """Those that were not redriven: what an operator has still to look at."""
         letters = self.letters.values()
-        return [letter for letter in letters if letter.place not in self.redriven]
+        return [letter for letter in letters if letter.receipt not in self.redriven]
 
     def record(self, letter: Letter) -> Record | None:
         """The record as it stood on its topic; None where the letter is gone."""
@@ -153,8 +153,8 @@ class DeadLetters:
             return None
         return Record(
             letter.topic,
-            letter.place.source,
-            letter.place.offset,
+            letter.receipt.source,
+            letter.receipt.offset,
             letter.timestamp_ms,
             kept.key,
             kept.value,
@@ -179,7 +179,7 @@ class DeadLetters:
 
 def _letter(record: Record, facts: dict[str, str], place: Receipt) -> Letter:
     return Letter(
-        place=place,
+        receipt=place,
         topic=facts["topic"],
         timestamp_ms=int(facts["timestamp-ms"]),
         code=facts["code"],

@@ -32,7 +32,7 @@ class LogMoved(Exception):
     """The log was truncated, or the topic recreated, while it was read: read again."""
 
 
-class Log:
+class LogReader:
     """One topic as a reader that is ours alone sees it.
 
     Kafka may be silent for as long as `patience_s`.
@@ -53,7 +53,7 @@ class Log:
         not known, each counts.
         """
         places = topics.committed(
-            self._reader, self._places(OFFSET_END), self._patience_s
+            self._reader, self._positions(OFFSET_END), self._patience_s
         )
         return {
             place.partition: place.offset
@@ -74,7 +74,7 @@ class Log:
         brokers. Raises KafkaUnavailable.
         """
         ends: dict[int, int] = {}
-        starts = self._places(OFFSET_END, partitions)
+        starts = self._positions(OFFSET_END, partitions)
         for message in self._fetch(starts):
             partition = message.partition() or 0
             if partition not in ends:
@@ -128,7 +128,7 @@ class Log:
         finally:
             self._reader.unassign()
 
-    def _places(
+    def _positions(
         self, offset: int, partitions: Collection[int] | None = None
     ) -> list[TopicPartition]:
         if partitions is None:

@@ -123,11 +123,11 @@ def configured(admin: AdminClient, grown: bool = False) -> Topic:
 @cache
 def watch() -> Watch:
     """This process's view of the configured topic."""
-    ask = partial(Enquiry(clients.admin).ask, configured)
+    ask = partial(AdminConnection(clients.admin).ask, configured)
     return Watch(ask, capacity=max(1, settings.WEB_THREADS // 4))
 
 
-class Enquiry:
+class AdminConnection:
     """Asks one admin client, which is replaced when it hears nothing.
 
     librdkafka asks the broker that it takes for the controller, and goes on asking it

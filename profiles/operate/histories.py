@@ -16,7 +16,7 @@ from profiles.core.items import (
     MARK,
     UPDATED_AT,
     Item,
-    fence_places,
+    fence_receipts,
     held_by,
     trusts_fence,
 )
@@ -146,7 +146,7 @@ class History:
     )
 
     def __init__(self, shape: Shape, item: Item | None = None) -> None:
-        fences = list(fence_places(item or {}))
+        fences = list(fence_receipts(item or {}))
         home = -1 if item is None else shape.home(item)
         trusted = trusts_fence(held_by(item or {}), shape.incarnation)
         folds = [

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from profiles.core.records import ProducerRecord
 from profiles.core.updates import Receipt
-from profiles.kafka.dead_letters import DeadLetterTopic, Letter
+from profiles.kafka.dead_letters import DeadLetterWriter, Letter
 
 
 class NotMarked(Exception):
@@ -21,16 +21,16 @@ def redrive(
     letter: Letter,
     update: ProducerRecord,
     publish: Callable[[ProducerRecord], Receipt],
-    topic: DeadLetterTopic,
+    topic: DeadLetterWriter,
 ) -> Receipt:
     """Publish a letter that is an update after all, and note that it was.
 
     Raises what `publish` raises, or NotMarked.
     """
     receipt = publish(update)
-    if not topic.mark_redriven(letter.place, receipt):
+    if not topic.mark_redriven(letter.receipt, receipt):
         raise NotMarked(
-            f"{letter.place} is redriven as {receipt}, but Kafka did not acknowledge "
+            f"{letter.receipt} is redriven as {receipt}, but Kafka did not acknowledge "
             "the note of it: redriving again would publish it once more"
         )
     return receipt

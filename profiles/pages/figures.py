@@ -23,8 +23,8 @@ from profiles.core.records import WRONG_PARTITION
 from profiles.core.updates import Receipt
 from profiles.dynamodb import health
 from profiles.kafka import clients, topics
-from profiles.kafka.dead_letters import DeadLetters, Letter
-from profiles.kafka.reader import Log, LogMoved
+from profiles.kafka.dead_letters import DeadLetterReader, Letter
+from profiles.kafka.reader import LogMoved, LogReader
 from profiles.kafka.topics import KafkaUnavailable, Topic, WrongTopic
 from profiles.runtime.background import Observer
 
@@ -109,9 +109,9 @@ class KafkaReader(Generic[T]):
     def read(self, admin: AdminClient) -> T:
         raise NotImplementedError
 
-    def log(self, topic: Topic) -> Log:
+    def log(self, topic: Topic) -> LogReader:
         """The topic's log, read with little patience."""
-        return Log(self._reader, topic, PATIENCE_S)
+        return LogReader(self._reader, topic, PATIENCE_S)
 
 
 class FlowReader(KafkaReader[Flow]):
@@ -172,7 +172,7 @@ class KeptLetters:
     def misplaced(self) -> int:
         """How many of these stood outside their patient's partition, and still wait."""
         return sum(
-            letter.code == WRONG_PARTITION and letter.place not in self.redriven
+            letter.code == WRONG_PARTITION and letter.receipt not in self.redriven
             for letter in self.letters
         )
 
@@ -183,13 +183,13 @@ class LettersReader(KafkaReader[KeptLetters]):
     def __init__(self, reader: Consumer) -> None:
         super().__init__(reader)
         self._topic: Topic | None = None
-        self._kept: DeadLetters | None = None
+        self._kept: DeadLetterReader | None = None
 
     def read(self, admin: AdminClient) -> KeptLetters:
         topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
         kept = self._kept
         if kept is None or topic != self._topic or len(kept.letters) > MOST_LETTERS:
-            kept = DeadLetters(self.log(topic), LAST_LETTERS)
+            kept = DeadLetterReader(self.log(topic), LAST_LETTERS)
             self._topic, self._kept = topic, kept
         kept.read()
         newest = sorted(kept.letters.values(), key=lambda one: -one.kept_ms)
@@ -199,9 +199,9 @@ class LettersReader(KafkaReader[KeptLetters]):
 @contextmanager
 def reading(make: Callable[[Consumer], KafkaReader[T]]) -> Iterator[Callable[[], T]]:
     """Reads with clients of its own, and closes them."""
-    enquiry = topics.Enquiry(clients.admin)
-    with clients.group_reader() as reader, closing(enquiry):
-        yield partial(enquiry.ask, make(reader).read)
+    admin_connection = topics.AdminConnection(clients.admin)
+    with clients.group_reader() as reader, closing(admin_connection):
+        yield partial(admin_connection.ask, make(reader).read)
 
 
 @cache

@@ -28,7 +28,7 @@ from profiles.dynamodb import reader
 from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.reader import Page
 from profiles.kafka import clients, topics
-from profiles.kafka.reader import Log, LogMoved
+from profiles.kafka.reader import LogMoved, LogReader
 from profiles.kafka.topics import KafkaUnavailable, WrongTopic
 from profiles.pages import timeline
 from profiles.pages.cursor import BadCursor, Position
@@ -231,7 +231,7 @@ def _look_up(
 def _read_timeline(patient_id: str, before: int | None) -> tuple[Item | None, Timeline]:
     """Read in this order, so that no write in between looks like a loss."""
     with _readers.passage() as moved, closing(clients.group_reader()) as consumer:
-        log = Log(consumer, topics.watch().current(), READER_PATIENCE_S)
+        log = LogReader(consumer, topics.watch().current(), READER_PATIENCE_S)
         committed = log.committed(reader.profiles().identity())
         item = reader.profiles().get(patient_id)
         partition = partition_of(patient_id, log.topic.partitions)

@@ -62,7 +62,7 @@ def _letters(kept: figures.KeptLetters | None) -> list[dict[str, object]]:
         {
             "letter": letter,
             "at": datetime.fromtimestamp(letter.kept_ms / 1000, UTC),
-            "redriven": kept.redriven.get(letter.place, ""),
+            "redriven": kept.redriven.get(letter.receipt, ""),
         }
         for letter in kept.letters[:LETTERS_SHOWN]
     ]

@@ -17,7 +17,7 @@ from profiles.core import items, serializers
 from profiles.core.items import Item
 from profiles.core.records import InvalidRecord, Record, key_of, partition_of
 from profiles.core.updates import Receipt
-from profiles.kafka.reader import Log
+from profiles.kafka.reader import LogReader
 
 FIRST_WINDOW = 500
 
@@ -35,7 +35,7 @@ class Fate(StrEnum):
 class Entry:
     """One record of the patient: what it changes, or why it is no update."""
 
-    place: Receipt
+    receipt: Receipt
     timestamp_ms: int
     fate: Fate
     changes: Mapping[str, str | None] = field(repr=False, default_factory=dict)
@@ -92,7 +92,7 @@ class Budget:
 
 
 def read(
-    log: Log,
+    log: LogReader,
     patient_id: str,
     item: Item | None,
     committed: int,
@@ -126,7 +126,7 @@ def read(
 
 def _included(item: Item | None, topic_id: str) -> set[int]:
     """The partitions of the topic that the item includes records of."""
-    places = items.fence_places(item or {})
+    places = items.fence_receipts(item or {})
     sources = {place.source for place in places if place is not None}
     return {source.partition for source in sources if source.topic_id == topic_id}
 

@@ -29,9 +29,9 @@ class Gate:
         self._moved_at = 0.0
         self._patience_s = FIRST_S
         # Places as things in a queue: which waits in C, unlike a Condition.
-        self._places: SimpleQueue[None] = SimpleQueue()
+        self._slots: SimpleQueue[None] = SimpleQueue()
         for _ in range(capacity):
-            self._places.put(None)
+            self._slots.put(None)
 
     @contextmanager
     def passage(self, most_s: float = math.inf) -> Iterator[Callable[[], None]]:
@@ -43,20 +43,20 @@ class Gate:
         try:
             yield self._move
         finally:
-            self._places.put(None)
+            self._slots.put(None)
             self._patience_s = STALLED_S  # not before: who queues takes that place
 
     def _move(self) -> None:
         self._moved_at = time.monotonic()
 
     def _enter(self, by: float) -> None:
-        if self._places.qsize() == self._capacity:  # nobody waits: it can't be stalled
+        if self._slots.qsize() == self._capacity:  # nobody waits: it can't be stalled
             self._move()
         with suppress(Empty):
-            return self._places.get_nowait()
+            return self._slots.get_nowait()
         while True:
             left_s = min(self._moved_at + self._patience_s, by) - time.monotonic()
             with suppress(Empty):
-                return self._places.get(timeout=max(0, min(left_s, STALLED_S)))
+                return self._slots.get(timeout=max(0, min(left_s, STALLED_S)))
             if left_s <= 0:
                 raise Full

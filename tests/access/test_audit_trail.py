@@ -14,7 +14,7 @@ from profiles.api import posting
 from profiles.core import items
 from profiles.core.updates import Receipt, Source
 from profiles.dynamodb import reader
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import topics
 from profiles.kafka.producer import NotAcknowledged
 from tests.fakes import OURS, TOPIC, update_at
@@ -57,7 +57,7 @@ def post(body: object, **options):
 
 
 def store(dynamodb, *patients: str) -> None:
-    table = Table(dynamodb, "patient-profile")
+    table = TableWriter(dynamodb, "patient-profile")
     for offset, patient in enumerate(patients):
         table.apply([update_at(offset, patient)], OURS)
 
@@ -149,7 +149,7 @@ def test_where_there_is_no_patient_there_is_no_line(dynamodb, lines, path):
 
 def test_a_waited_for_profile_is_a_view(dynamodb, publisher, lines, monkeypatch):
     item = {"PatientId": {"S": "7"}, "_fence:topic-1:3": {"N": "41"}}
-    monkeypatch.setattr(reader.Profiles, "await_receipt", lambda *_: item)
+    monkeypatch.setattr(reader.TableReader, "await_receipt", lambda *_: item)
     monkeypatch.setattr(topics, "watch", lambda: topics.Watch(lambda: TOPIC, 4))
     answer = post({"PatientId": "7"}, headers={"prefer": "wait=1"})
     assert answer.status_code == 200

@@ -15,7 +15,7 @@ from django.test import Client
 from profiles.access import callers, throttles, tokens
 from profiles.access.throttles import Throttle
 from profiles.dynamodb import reader
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import topics
 from tests import identity
 from tests.fakes import OURS, TOPIC, update_at
@@ -180,7 +180,7 @@ def test_who_may_not_read_is_shown_no_profile_for_waiting(
 
     monkeypatch.setattr(posting, "publisher", FakePublisher)
     item = {"PatientId": {"S": "1"}, "_fence:topic-1:3": {"N": "41"}}
-    monkeypatch.setattr(reader.Profiles, "await_receipt", lambda *_: item)
+    monkeypatch.setattr(reader.TableReader, "await_receipt", lambda *_: item)
     monkeypatch.setattr(topics, "watch", lambda: topics.Watch(lambda: TOPIC, 4))
     monkeypatch.setattr("profiles.dynamodb.client.connect", lambda: None)
     reader.profiles.cache_clear()
@@ -217,7 +217,7 @@ def test_with_the_permission_one_sees_the_pages(production, dynamodb, person, ca
 
 
 def test_the_trail_names_the_person(production, dynamodb, person, capfd):
-    Table(dynamodb, "patient-profile").apply([update_at(0, "7")], OURS)
+    TableWriter(dynamodb, "patient-profile").apply([update_at(0, "7")], OURS)
     person(may_view=True).get("/profiles/7/")
     assert '"who":"user:ada"' in capfd.readouterr().out
 

@@ -22,7 +22,7 @@ from profiles.api import bodies, posting, views
 from profiles.core import records, serializers
 from profiles.core.records import ProducerRecord
 from profiles.core.updates import Receipt, Source
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka.producer import NotAcknowledged, Verdict
 from profiles.kafka.topics import KafkaUnavailable, TopicMissing, WrongTopic
 from tests.fakes import OURS, update_at
@@ -126,7 +126,7 @@ def test_the_location_leads_to_the_profile(post, dynamodb, patient_id):
     assert location.isascii()
     assert location.count("/") == 2
     assert unquote(location) == f"/patientprofile/{patient_id}"
-    Table(dynamodb, "patient-profile").apply([update_at(0, patient_id)], OURS)
+    TableWriter(dynamodb, "patient-profile").apply([update_at(0, patient_id)], OURS)
     assert Client().get(location).json()["PatientId"] == patient_id
 
 
@@ -361,7 +361,7 @@ def test_neither_answer_nor_log_tells_a_posted_value(
 
 def test_a_stored_profile_is_read(dynamodb):
     update = update_at(5, FirstName="John")
-    Table(dynamodb, "patient-profile").apply([update], OURS)
+    TableWriter(dynamodb, "patient-profile").apply([update], OURS)
     assert Client().get("/patientprofile/1").json() == {
         "PatientId": "1",
         "FirstName": "John",

@@ -14,7 +14,7 @@ from profiles.core import items, records, updates
 from profiles.core.updates import Receipt, Source
 from profiles.dynamodb import reader, writer
 from profiles.dynamodb.client import StoreUnavailable
-from profiles.dynamodb.reader import Profiles
+from profiles.dynamodb.reader import TableReader
 from profiles.kafka import topics
 from tests.api.test_api import problem
 from tests.engines.kafka import murmur2_partitions
@@ -55,7 +55,7 @@ def table(monkeypatch):
     def put(*shown: items.Item | None, waiters: int = 2) -> Table:
         table = Table(*shown)
         client: Any = table
-        profiles = Profiles(client, "t", waiters=waiters)
+        profiles = TableReader(client, "t", waiters=waiters)
         monkeypatch.setattr(reader, "profiles", lambda: profiles)
         return table
 
@@ -268,7 +268,7 @@ def test_if_none_match_compares_weakly_and_takes_any(table, told, status):
 
 
 def test_the_list_is_read_page_by_page(dynamodb, settings):
-    table = writer.Table(dynamodb, settings.DYNAMODB_TABLE)
+    table = writer.TableWriter(dynamodb, settings.DYNAMODB_TABLE)
     for number in range(5):
         table.apply([update_at(number, f"p{number}", FirstName="A")], OURS)
     seen: list[str] = []
@@ -309,7 +309,7 @@ def test_reads_that_a_stalled_table_holds_up_are_bounded(monkeypatch):
             return {}
 
     client: Any = Stalled()
-    reader = Profiles(client, "t", readers=1)
+    reader = TableReader(client, "t", readers=1)
     first = threading.Thread(target=reader.get, args=["1"])
     first.start()
     with pytest.raises(StoreUnavailable, match="too many reads"):

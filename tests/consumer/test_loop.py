@@ -32,7 +32,7 @@ from profiles.core import items
 from profiles.core.records import Code
 from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.dynamodb.client import StoreRefused
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka.topics import Group, KafkaUnavailable, Topic
 from profiles.runtime import metrics
 from tests.fakes import (
@@ -85,7 +85,7 @@ class World:
             self.read_group,
             "store",
             self.store,
-            Table(client, "t").apply,
+            TableWriter(client, "t").apply,
             self.dead_letter,
         )
         self.turn = self.consumer.turn
@@ -1154,7 +1154,7 @@ def held_by(incarnation):
     table: Any = FakeDynamoDB()
     source = Source(incarnation.topic_id, 0)
     update = MergedUpdate("1", {"FirstName": "old"}, source, 9, NOW_MS)
-    Table(table, "t").apply([update], incarnation)
+    TableWriter(table, "t").apply([update], incarnation)
     return table
 
 

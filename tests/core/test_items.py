@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from profiles.core import items
 from profiles.core.updates import MergedUpdate, Source, merge
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from tests.fakes import NOW_MS, OURS, SOURCE, FakeDynamoDB, update_at
 
 FIELDS = st.dictionaries(
@@ -47,7 +47,7 @@ def fold(log):
 
 
 def write(client, updates):
-    Table(client, "t").apply(updates, OURS)
+    TableWriter(client, "t").apply(updates, OURS)
 
 
 def shown(client):
@@ -112,7 +112,7 @@ def test_the_same_holds_on_moto(seed, dynamodb, settings):
         update_at(3, "1", LastName="Roe"),
         update_at(4, "2", FirstName=None),
     ]
-    table = Table(dynamodb, settings.DYNAMODB_TABLE)
+    table = TableWriter(dynamodb, settings.DYNAMODB_TABLE)
     for start, end in [(0, seed), (seed, 5), (0, 2), (1, 4), (0, 5)]:
         for update in merge(log[start:end]):  # one by one: moto knows no PartiQL
             table.apply([update], OURS)

@@ -19,7 +19,7 @@ from profiles.consumer import loop
 from profiles.consumer.loop import ProfileConsumer
 from profiles.core import items
 from profiles.core.updates import Incarnation
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka.topics import Group, Topic
 from tests.fakes import TOPIC, Clock, FakeDynamoDB, FakeKafkaConsumer, message
 
@@ -163,7 +163,7 @@ class World:
             lambda: Group("STABLE", None),
             self._store(),
             self._store,
-            Table(client, "t").apply,
+            TableWriter(client, "t").apply,
             lambda letters: [],
         )
         kafka.subscribe([], member._on_assign, member._on_revoke, None)

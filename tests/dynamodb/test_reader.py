@@ -9,18 +9,18 @@ import pytest
 from profiles.core import items
 from profiles.dynamodb import client
 from profiles.dynamodb.client import StoreUnavailable
-from profiles.dynamodb.reader import Profiles
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.reader import TableReader
+from profiles.dynamodb.writer import TableWriter
 from tests.fakes import OURS, refusal, update_at
 
 
 @pytest.fixture
 def table(dynamodb):
     """Seven profiles, and their reader."""
-    table = Table(dynamodb, "patient-profile")
+    table = TableWriter(dynamodb, "patient-profile")
     for number in range(7):  # moto takes no batches
         table.apply([update_at(number, f"patient {number}")], OURS)
-    return Profiles(dynamodb, "patient-profile")
+    return TableReader(dynamodb, "patient-profile")
 
 
 def ids(page):
@@ -48,7 +48,7 @@ def test_a_page_goes_on_after_the_id_that_the_last_one_named(table):
 
 
 def test_an_empty_table_is_one_empty_page(dynamodb):
-    page = Profiles(dynamodb, "patient-profile").page(5)
+    page = TableReader(dynamodb, "patient-profile").page(5)
     assert (page.items, page.next_after) == ([], None)
 
 
@@ -60,7 +60,7 @@ def test_one_item_is_found_by_its_exact_id(table):
 
 
 def test_an_id_that_no_key_can_be_is_not_asked_for():
-    assert Profiles(Refusing(), "t").get("é" * 1025) is None  # type: ignore[arg-type]
+    assert TableReader(Refusing(), "t").get("é" * 1025) is None  # type: ignore[arg-type]
 
 
 class Recording:
@@ -89,7 +89,7 @@ class Recording:
 def test_an_update_that_was_acknowledged_is_read(read):
     """A receipt and the audit rely on it: an old copy would look like a loss."""
     recording: Any = Recording()
-    read(Profiles(recording, "t"))
+    read(TableReader(recording, "t"))
     assert [call["ConsistentRead"] for call in recording.calls] == [True]
 
 
@@ -109,16 +109,16 @@ class Refusing:
 )
 def test_a_table_that_can_not_be_read_says_why_and_quotes_nothing(read):
     with pytest.raises(StoreUnavailable, match="Throttling") as failure:
-        read(Profiles(Refusing(), "t"))  # type: ignore[arg-type]
+        read(TableReader(Refusing(), "t"))  # type: ignore[arg-type]
     assert "Secret" not in str(failure.value)
 
 
 def test_a_missing_table_is_told(dynamodb):
     with pytest.raises(StoreUnavailable, match="table other does not exist: create it"):
-        Profiles(dynamodb, "other").page(5)
+        TableReader(dynamodb, "other").page(5)
 
 
 def test_a_dynamodb_that_is_away_is_told(settings):
     settings.DYNAMODB_ENDPOINT_URL = "http://127.0.0.1:1"
     with pytest.raises(StoreUnavailable, match="EndpointConnectionError"):
-        Profiles(client.connect(), "t").get("1")
+        TableReader(client.connect(), "t").get("1")

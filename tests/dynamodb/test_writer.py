@@ -19,7 +19,7 @@ from profiles.core import items, serializers
 from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.dynamodb import client, writer
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
-from profiles.dynamodb.writer import Outcome, Table
+from profiles.dynamodb.writer import Outcome, TableWriter
 from tests import fakes
 from tests.fakes import OURS, SOURCE, Clock, FakeDynamoDB, refusal, update_at
 
@@ -27,7 +27,7 @@ URL = "http://127.0.0.1:1"
 
 
 def attempt(client, *updates):
-    return Table(client, "patient-profile").apply([*updates], OURS)
+    return TableWriter(client, "patient-profile").apply([*updates], OURS)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_missing_table_names_the_command_that_makes_it(dynamodb):
     with pytest.raises(
         StoreRefused, match=r"other does not exist.*manage.py provision"
     ):
-        Table(dynamodb, "other").apply([update_at(0)], OURS)
+        TableWriter(dynamodb, "other").apply([update_at(0)], OURS)
 
 
 def test_a_refused_connection_remains_to_be_tried_again(settings, monkeypatch):
@@ -362,7 +362,7 @@ PAIRS = pytest.mark.parametrize(
 
 def write(client, patients, offset, ours=OURS, former=(), **fields):
     updates = [update_at(offset, patient, **fields) for patient in patients]
-    return Table(client, "t").apply(updates, ours, former)
+    return TableWriter(client, "t").apply(updates, ours, former)
 
 
 def marks(client):
@@ -465,7 +465,7 @@ def listened(monkeypatch, client):
 def test_after_a_batch_of_new_patients_creating_comes_first(monkeypatch):
     client: Any = FakeDynamoDB()
     said = listened(monkeypatch, client)
-    table = Table(client, "t")
+    table = TableWriter(client, "t")
     for start in (0, 2, 0):
         table.apply(
             [update_at(start, str(start)), update_at(start, str(start + 1))], OURS
@@ -486,11 +486,11 @@ def test_however_slow_the_calls_every_update_gets_through(monkeypatch, known):
     """A batch is refused what is new, then what is known: one call an attempt."""
     clock, client = Clock(), FakeDynamoDB()
     updates = [update_at(offset, patient=str(offset)) for offset in range(20)]
-    Table(client, "t").apply(updates[:known], OURS)  # type: ignore[arg-type]
+    TableWriter(client, "t").apply(updates[:known], OURS)  # type: ignore[arg-type]
     monkeypatch.setattr(writer, "time", clock)
     for name in ("update_item", "batch_execute_statement"):
         monkeypatch.setattr(client, name, slowly(clock, getattr(client, name)))
-    table: Any = Table(client, "t")  # type: ignore[arg-type]
+    table: Any = TableWriter(client, "t")  # type: ignore[arg-type]
     outcome, attempts = Outcome(remaining=updates), 0
     while outcome.remaining:
         outcome, attempts = table.apply(outcome.remaining, OURS), attempts + 1
@@ -522,7 +522,7 @@ def test_a_statement_of_all_fields_is_far_below_dynamodbs_limit():
 @pytest.mark.parametrize("start", ['"_incarnation"=', '"_incarnation" IS', "NOT "])
 def test_an_engine_that_reads_a_condition_otherwise_is_found_out(monkeypatch, start):
     client: Any = FakeDynamoDB()
-    Table(client, "t").prove()
+    TableWriter(client, "t").prove()
     assert client.items == {}
     holds = fakes._holds
 
@@ -538,7 +538,7 @@ def test_an_engine_that_reads_a_condition_otherwise_is_found_out(monkeypatch, st
 
     monkeypatch.setattr(fakes, "_holds", blind)
     with pytest.raises(StoreRefused, match="reads the condition otherwise"):
-        Table(client, "t").prove()
+        TableWriter(client, "t").prove()
     assert client.items == {}
 
 
@@ -555,14 +555,14 @@ def test_so_is_one_that_reads_that_of_a_single_write_otherwise(name):
 
     client: Any = Blind()
     with pytest.raises(StoreRefused, match="reads the condition otherwise"):
-        Table(client, "t").prove()
+        TableWriter(client, "t").prove()
 
 
 def test_a_proof_that_fails_half_way_leaves_nothing():
     client: Any = FakeDynamoDB()
     client.troubles = [None, None, None, ReadTimeoutError(endpoint_url="")]
     with pytest.raises(StoreUnavailable):
-        Table(client, "t").prove()
+        TableWriter(client, "t").prove()
     assert client.items == {}
 
 
@@ -577,21 +577,21 @@ def test_a_table_is_identified_by_its_id_or_else_by_its_creation(dynamodb):
         "CreationDateTime"
     ]
     assert (
-        Table(dynamodb, "patient-profile").identity()
+        TableWriter(dynamodb, "patient-profile").identity()
         == f"created-{int(made_at.timestamp())}"
     )
     client: Any = FakeDynamoDB()
     told = {"CreationDateTime": made_at, "TableId": "a-b-c"}
     client.describe_table = lambda TableName: {"Table": told}
-    assert Table(client, "patient-profile").identity() == "a-b-c"
+    assert TableWriter(client, "patient-profile").identity() == "a-b-c"
 
 
 def test_a_missing_table_has_no_identity(dynamodb):
     with pytest.raises(StoreRefused, match="manage.py provision"):
-        Table(dynamodb, "other").identity()
+        TableWriter(dynamodb, "other").identity()
 
 
 def test_a_table_that_is_away_has_no_identity_yet(settings):
     settings.DYNAMODB_ENDPOINT_URL = URL
     with pytest.raises(StoreUnavailable, match="EndpointConnectionError"):
-        Table(client.connect(), "patient-profile").identity()
+        TableWriter(client.connect(), "patient-profile").identity()

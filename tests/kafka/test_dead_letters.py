@@ -11,8 +11,8 @@ from confluent_kafka import KafkaError, KafkaException
 from profiles.core.records import DeadLetter, InvalidRecord
 from profiles.core.updates import Receipt, Source
 from profiles.kafka import clients, dead_letters
-from profiles.kafka.dead_letters import DeadLetters, DeadLetterTopic
-from profiles.kafka.reader import Log
+from profiles.kafka.dead_letters import DeadLetterReader, DeadLetterWriter
+from profiles.kafka.reader import LogReader
 from profiles.kafka.topics import Topic
 from tests.fakes import NOW_MS, SOURCE, FakeKafkaProducer, record_of
 
@@ -31,9 +31,9 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr(dead_letters, "ATTEMPT_S", 0.05)
 
 
-def topic(*producers: FakeKafkaProducer) -> DeadLetterTopic:
+def topic(*producers: FakeKafkaProducer) -> DeadLetterWriter:
     left: list[Any] = [*producers]
-    return DeadLetterTopic(lambda: left.pop(0), "patient-profile.dlq")
+    return DeadLetterWriter(lambda: left.pop(0), "patient-profile.dlq")
 
 
 @pytest.mark.parametrize("key", [b"1", b"", b"\xff", None], ids=repr)
@@ -104,18 +104,18 @@ KEPT = Source("dead letters", 0)
 def written(servers, settings):
     """Three dead letters the second one twice; their log, and who writes it."""
     settings.KAFKA_BOOTSTRAP_SERVERS = servers
-    to_topic = DeadLetterTopic(clients.dead_letter_producer, "patient-profile.dlq")
+    to_topic = DeadLetterWriter(clients.dead_letter_producer, "patient-profile.dlq")
     first, second, third = letters(b"{", b"\xff", None)
     assert to_topic.put([first, second]) == []
     assert to_topic.put([second, third]) == []
     with closing(clients.group_reader()) as reader:
         topic = Topic("patient-profile.dlq", KEPT.topic_id, 4)
-        yield Log(reader, topic, patience_s=20), to_topic
+        yield LogReader(reader, topic, patience_s=20), to_topic
 
 
 def test_a_letter_is_read_once_however_often_it_was_written(written):
     log, _ = written
-    kept = DeadLetters(log)
+    kept = DeadLetterReader(log)
     kept.read()
     by_offset = {place.offset: letter for place, letter in kept.letters.items()}
     assert [by_offset[offset].copies for offset in (0, 1, 2)] == [1, 2, 1]
@@ -126,7 +126,7 @@ def test_a_letter_is_read_once_however_often_it_was_written(written):
 
 def test_a_letters_record_comes_back_from_the_topic_untouched(written):
     log, _ = written
-    kept = DeadLetters(log)
+    kept = DeadLetterReader(log)
     kept.read()
     record = kept.record(kept.letters[Receipt(SOURCE, 1)])
     assert record is not None
@@ -137,7 +137,7 @@ def test_a_letters_record_comes_back_from_the_topic_untouched(written):
 
 def test_of_each_partition_the_last_letters_can_be_read_alone(written):
     log, _ = written
-    kept = DeadLetters(log, last=1)
+    kept = DeadLetterReader(log, last=1)
     kept.read()
     assert [place.offset for place in kept.letters] == [2]
     assert kept.retained == 4
@@ -145,9 +145,12 @@ def test_of_each_partition_the_last_letters_can_be_read_alone(written):
 
 def test_reading_again_reads_what_has_come_since(written):
     log, to_topic = written
-    kept = DeadLetters(log)
+    kept = DeadLetterReader(log)
     kept.read()
     to_topic.mark_redriven(Receipt(SOURCE, 0), Receipt(SOURCE, 9))
     kept.read()
-    assert {letter.place.offset: letter.copies for letter in kept.open} == {1: 2, 2: 1}
+    assert {letter.receipt.offset: letter.copies for letter in kept.open} == {
+        1: 2,
+        2: 1,
+    }
     assert kept.redriven == {Receipt(SOURCE, 0): "topic-1.0.9"}

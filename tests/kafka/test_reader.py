@@ -13,7 +13,7 @@ from profiles.core.records import InvalidRecord
 from profiles.core.serializers import decode
 from profiles.core.updates import Incarnation, Receipt, Source
 from profiles.kafka import clients
-from profiles.kafka.reader import Log, LogMoved, record_of
+from profiles.kafka.reader import LogMoved, LogReader, record_of
 from profiles.kafka.topics import KafkaUnavailable, Topic
 from tests.engines import librdkafka
 from tests.engines.process import wait_until
@@ -78,7 +78,7 @@ PLACES = Source("topic-1", 1)
 
 
 @pytest.fixture
-def log(servers, settings) -> Iterator[Log]:
+def log(servers, settings) -> Iterator[LogReader]:
     """Four partitions; the second holds five records, the third one, the others none."""
     settings.KAFKA_BOOTSTRAP_SERVERS = servers
     producer = clients.producer()
@@ -87,7 +87,7 @@ def log(servers, settings) -> Iterator[Log]:
     producer.produce(TOPIC, b"another", b"2", partition=2)
     assert producer.flush(20) == 0
     with closing(clients.group_reader()) as reader:
-        yield Log(reader, Topic(TOPIC, PLACES.topic_id, 4), patience_s=20)
+        yield LogReader(reader, Topic(TOPIC, PLACES.topic_id, 4), patience_s=20)
 
 
 def test_the_spans_are_what_each_partition_holds(log):
@@ -158,7 +158,7 @@ def test_what_the_group_committed_counts_for_its_topic_and_table(
 def test_a_log_that_nobody_answers_for_is_kafka_away(settings):
     settings.KAFKA_BOOTSTRAP_SERVERS = "127.0.0.1:1"
     with closing(clients.group_reader()) as reader:
-        log = Log(reader, Topic(TOPIC, "topic-1", 1), patience_s=0.1)
+        log = LogReader(reader, Topic(TOPIC, "topic-1", 1), patience_s=0.1)
         for read in (log.spans, lambda: [*log.records({0: range(1)})]):
             with pytest.raises(KafkaUnavailable):
                 read()

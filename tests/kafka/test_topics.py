@@ -82,7 +82,7 @@ def test_topic_and_group_are_asked_of_one_client(admin, monkeypatch):
     group = Group("EMPTY", {})
     monkeypatch.setattr(topics, "describe_group", lambda *asked: group)
     clients = [admin]
-    ask = topics.Enquiry(clients.pop).ask
+    ask = topics.AdminConnection(clients.pop).ask
     assert ask(topics.configured) == TOPIC
     assert ask(topics.configured_group) == group
     assert ask(topics.configured) == TOPIC
@@ -107,19 +107,19 @@ def test_a_group_has_a_member_unless_it_says_otherwise(group, has):
 
 
 class Asked:
-    """An enquiry, and the clients that it made: `deaf` ones hear nothing."""
+    """An admin_connection, and the clients that it made: `deaf` ones hear nothing."""
 
     def __init__(self, heard: FakeAdmin) -> None:
         self.made: list[FakeAdmin] = []
         self.deaf = False
         self._heard = heard
         make: Any = self._make
-        self._enquiry = topics.Enquiry(make)
+        self._admin_connection = topics.AdminConnection(make)
 
     def look(self) -> bool:
         """Whether the topic was told."""
         try:
-            return self._enquiry.ask(topics.configured) == TOPIC
+            return self._admin_connection.ask(topics.configured) == TOPIC
         except KafkaUnavailable:
             return False
 

@@ -13,7 +13,7 @@ from profiles.core import serializers
 from profiles.core.records import DeadLetter, InvalidRecord, ProducerRecord, Record
 from profiles.core.updates import Receipt, Source
 from profiles.kafka import clients, topics
-from profiles.kafka.dead_letters import DeadLetters, DeadLetterTopic
+from profiles.kafka.dead_letters import DeadLetterReader, DeadLetterWriter
 from profiles.kafka.producer import NotAcknowledged
 from profiles.kafka.topics import Topic
 from profiles.management.commands import dead_letters as command
@@ -31,7 +31,7 @@ class FakeLog:
     def __init__(self) -> None:
         self.kept: list[Record] = []
         self.producer = FakeKafkaProducer()
-        self.topic = DeadLetterTopic(self._take_all, KEPT.name)
+        self.topic = DeadLetterWriter(self._take_all, KEPT.name)
 
     def _take_all(self) -> Any:
         return self
@@ -62,8 +62,8 @@ def log() -> FakeLog:
 
 
 @pytest.fixture
-def letters(log) -> DeadLetters:
-    return DeadLetters(log)
+def letters(log) -> DeadLetterReader:
+    return DeadLetterReader(log)
 
 
 def put(
@@ -82,7 +82,7 @@ def test_a_letter_tells_its_reason_and_its_place(log, letters):
     record = put(log, b"[", 7)
     letters.read()
     (letter,) = letters.open
-    assert letter.place == Receipt(record.source, 7)
+    assert letter.receipt == Receipt(record.source, 7)
     assert (letter.code, letter.detail) == ("invalid_fields", "Phone")
     assert (letter.topic, letter.copies) == (TOPIC.name, 1)
 
@@ -117,7 +117,7 @@ def test_a_record_that_brings_our_headers_is_no_note_of_a_redriving(log, letters
     headers = (("dead-letter.redriven-as", b"x.0.0"), ("dead-letter.offset", b"1"))
     put(log, VALID, 7, headers=headers)
     letters.read()
-    assert [letter.place.offset for letter in letters.open] == [7]
+    assert [letter.receipt.offset for letter in letters.open] == [7]
     assert letters.redriven == {}
 
 
@@ -158,7 +158,7 @@ def test_a_redriven_letter_is_no_longer_open(log, letters):
 def test_a_redriving_that_is_not_noted_says_that_it_may_happen_again(log, letters):
     record = put(log, VALID, 7)
     letters.read()
-    silent = DeadLetterTopic(lambda: FakeKafkaProducer(acks=False), KEPT.name)  # type: ignore[arg-type, return-value]
+    silent = DeadLetterWriter(lambda: FakeKafkaProducer(acks=False), KEPT.name)  # type: ignore[arg-type, return-value]
     with pytest.raises(NotMarked, match=r"topic-1\.0\.7 .* publish it once more"):
         redrive(
             letters.open[0],
@@ -195,7 +195,7 @@ def kafka(log, monkeypatch, settings):
     monkeypatch.setattr(clients, "group_reader", lambda: None)
     monkeypatch.setattr(clients, "dead_letter_producer", lambda: log)
     monkeypatch.setattr(topics, "describe", lambda admin, name: KEPT)
-    monkeypatch.setattr(command, "Log", lambda reader, topic: log)
+    monkeypatch.setattr(command, "LogReader", lambda reader, topic: log)
     monkeypatch.setattr(command, "Publisher", FakePublisher)
     monkeypatch.setattr(FakePublisher, "published", [])
     return FakePublisher

@@ -15,7 +15,7 @@ from profiles.core.updates import Receipt, Source
 from profiles.dynamodb import health
 from profiles.kafka import topics
 from profiles.kafka.dead_letters import Letter
-from profiles.kafka.reader import Log
+from profiles.kafka.reader import LogReader
 from profiles.kafka.topics import Group, KafkaUnavailable
 from profiles.pages import figures
 from profiles.pages.figures import (
@@ -98,8 +98,8 @@ def flow(monkeypatch):
     )
     monkeypatch.setattr(topics, "configured", lambda admin: TOPIC)
     monkeypatch.setattr(topics, "describe_group", lambda *_: state.group)
-    monkeypatch.setattr(Log, "spans", lambda log: state.spans)
-    monkeypatch.setattr(Log, "committed", lambda log, store: state.committed)
+    monkeypatch.setattr(LogReader, "spans", lambda log: state.spans)
+    monkeypatch.setattr(LogReader, "committed", lambda log, store: state.committed)
     reader = FlowReader(None, lambda: "table-1")  # type: ignore[arg-type]
     state.read = lambda: reader.read(None)  # type: ignore[arg-type]
     return state
@@ -174,7 +174,7 @@ def test_of_the_dead_letters_the_newest_are_read_and_all_are_counted(kept):
     seen = kept.read(100_000)
     assert seen.retained == 100_000
     assert kept.log.read == len(seen.letters) == figures.LAST_LETTERS
-    assert [letter.place.offset for letter in seen.letters[:2]] == [99_999, 99_998]
+    assert [letter.receipt.offset for letter in seen.letters[:2]] == [99_999, 99_998]
 
 
 def test_reading_the_dead_letters_again_reads_what_has_come(kept):
@@ -281,7 +281,7 @@ def letter(offset, code):
 def test_the_page_says_how_many_dead_letters_are_misplaced_and_what_that_means(page):
     letters = [letter(offset, "wrong_partition") for offset in range(30)]
     letters += [letter(30, "not_json")]
-    redriven = {letters[0].place: "a receipt"}
+    redriven = {letters[0].receipt: "a receipt"}
     content = page(letters=KeptLetters(letters, redriven, 500))
     assert "29 of the newest 31 stood outside the patient's partition" in content
     assert "partitioner=murmur2_random" in content
@@ -289,7 +289,7 @@ def test_the_page_says_how_many_dead_letters_are_misplaced_and_what_that_means(p
 
 def test_the_page_says_nothing_of_misplaced_dead_letters_where_there_are_none(page):
     letters = [letter(1, "wrong_partition"), letter(2, "not_json")]
-    redriven = {letters[0].place: "a receipt"}
+    redriven = {letters[0].receipt: "a receipt"}
     content = page(letters=KeptLetters(letters, redriven, 2))
     assert "not_json" in content
     assert "partitioner=" not in content

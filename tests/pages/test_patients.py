@@ -13,9 +13,9 @@ from django.test import Client
 from profiles.core import serializers
 from profiles.core.updates import Receipt
 from profiles.dynamodb import reader
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import topics
-from profiles.kafka.reader import Log
+from profiles.kafka.reader import LogReader
 from profiles.kafka.topics import KafkaUnavailable
 from profiles.pages import patients, timeline
 from tests.fakes import OURS, TOPIC, update_at
@@ -79,7 +79,7 @@ def browse(path="/profiles/", **query):
 @pytest.fixture
 def store(dynamodb):
     """Puts a patient's fields into the table."""
-    table = Table(dynamodb, "patient-profile")
+    table = TableWriter(dynamodb, "patient-profile")
 
     def store(patient="1", **fields):
         table.apply([update_at(0, patient, **fields)], OURS)
@@ -240,14 +240,14 @@ def test_a_write_in_between_never_looks_like_a_loss(monkeypatch):
     )
     monkeypatch.setattr(topics, "watch", lambda: watch)
     monkeypatch.setattr(reader, "profiles", lambda: profiles)
-    monkeypatch.setattr(Log, "committed", reading("the offsets", {}))
+    monkeypatch.setattr(LogReader, "committed", reading("the offsets", {}))
     monkeypatch.setattr(timeline, "read", reading("the log", None))
     patients._read_timeline("1", None)
     assert read == ["the offsets", "the item", "the log"]
 
 
 def test_the_timeline_counts_what_was_committed_for_this_table_alone(monkeypatch):
-    def committed(log: Log, store: str | None) -> dict[int, int]:
+    def committed(log: LogReader, store: str | None) -> dict[int, int]:
         asked.append(store)
         return {}
 
@@ -256,7 +256,7 @@ def test_the_timeline_counts_what_was_committed_for_this_table_alone(monkeypatch
     watch = SimpleNamespace(current=lambda: TOPIC)
     monkeypatch.setattr(topics, "watch", lambda: watch)
     monkeypatch.setattr(reader, "profiles", lambda: profiles)
-    monkeypatch.setattr(Log, "committed", committed)
+    monkeypatch.setattr(LogReader, "committed", committed)
     monkeypatch.setattr(timeline, "read", lambda *_: None)
     patients._read_timeline("1", None)
     assert asked == ["table-1"]
@@ -380,7 +380,7 @@ def test_accents_of_a_name_need_not_be_typed(store):
 
 
 def test_a_search_tells_what_it_scanned_and_goes_on_from_there(five, monkeypatch):
-    monkeypatch.setattr(reader.Profiles.search, "__defaults__", (None, 2))
+    monkeypatch.setattr(reader.TableReader.search, "__defaults__", (None, 2))
     response = browse(name="name 4")
     found, steps = ids(response), 1
     while path := following(response):

@@ -50,7 +50,7 @@ def item_up_to(offset: int) -> Any:
 
 
 def offsets(story: timeline.Timeline) -> list[int]:
-    return [entry.place.offset for entry in story.entries]
+    return [entry.receipt.offset for entry in story.entries]
 
 
 A = b'{"PatientId": "1", "FirstName": "A"}'

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from profiles.kafka import clients, dead_letters, topics
-from profiles.kafka.dead_letters import DeadLetterTopic
+from profiles.kafka.dead_letters import DeadLetterWriter
 from profiles.kafka.topics import KafkaUnavailable
 from profiles.pages import figures
 from tests.engines.process import free_port, wait_until
@@ -49,10 +49,10 @@ def nothing(left: Any) -> None:
 
 
 def test_looks_at_the_topic_leave_nothing(left):
-    enquiry = topics.Enquiry(clients.admin)
+    admin_connection = topics.AdminConnection(clients.admin)
     for _ in range(5):
         with pytest.raises(KafkaUnavailable):
-            enquiry.ask(topics.configured)
+            admin_connection.ask(topics.configured)
     nothing(left)
 
 
@@ -75,7 +75,7 @@ def test_a_command_that_asks_once_leaves_nothing(left):
 
 
 def test_dead_letters_that_are_not_taken_leave_nothing(left):
-    topic = DeadLetterTopic(clients.dead_letter_producer, "dead-letters")
+    topic = DeadLetterWriter(clients.dead_letter_producer, "dead-letters")
     written = letters(b"a", b"b")
     for _ in range(3):
         assert topic.put(written) == written

@@ -17,11 +17,11 @@ from profiles.core.records import Record
 from profiles.core.updates import Incarnation, Receipt
 from profiles.dynamodb import client
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
-from profiles.dynamodb.reader import Profiles
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.reader import TableReader
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import clients, topics
-from profiles.kafka.dead_letters import DeadLetters
-from profiles.kafka.reader import Log, LogMoved
+from profiles.kafka.dead_letters import DeadLetterReader
+from profiles.kafka.reader import LogMoved, LogReader
 from profiles.management.progress import Progress
 from profiles.operate.audit import Report, Sample, audit
 from profiles.operate.histories import Finding, Spans
@@ -67,7 +67,7 @@ class Command(BaseCommand):
             )
 
     def _audit(self, share: Sample, grown: bool) -> Report:
-        table = Table(client.connect(ATTEMPTS), settings.DYNAMODB_TABLE)
+        table = TableWriter(client.connect(ATTEMPTS), settings.DYNAMODB_TABLE)
         with clients.admin() as admin:
             topic = topics.configured(admin, grown)
             letters = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
@@ -91,9 +91,9 @@ class _System:
     ) -> None:
         self._table_id = table_id
         dynamodb = client.connect(ATTEMPTS)
-        self._profiles = Profiles(dynamodb, settings.DYNAMODB_TABLE)
-        self._log = Log(clients.group_reader(), topic)
-        self._letters = DeadLetters(Log(clients.group_reader(), letters))
+        self._profiles = TableReader(dynamodb, settings.DYNAMODB_TABLE)
+        self._log = LogReader(clients.group_reader(), topic)
+        self._letters = DeadLetterReader(LogReader(clients.group_reader(), letters))
 
     def committed(self) -> dict[int, int]:
         return self._log.committed(self._table_id)

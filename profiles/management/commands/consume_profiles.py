@@ -22,9 +22,9 @@ from profiles.consumer.loop import (
 )
 from profiles.dynamodb import client
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import clients, topics
-from profiles.kafka.dead_letters import DeadLetterTopic
+from profiles.kafka.dead_letters import DeadLetterWriter
 from profiles.runtime import metrics
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,9 @@ class Command(BaseCommand):
         self._consumer: ProfileConsumer | None = None
         self._stopped = False
         self._grown = options["grown"]
-        self._enquiry = topics.Enquiry(clients.admin)
-        self._table = Table(client.connect(), settings.DYNAMODB_TABLE)
-        self._letters = DeadLetterTopic(
+        self._admin_connection = topics.AdminConnection(clients.admin)
+        self._table = TableWriter(client.connect(), settings.DYNAMODB_TABLE)
+        self._letters = DeadLetterWriter(
             clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
         )
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -99,7 +99,7 @@ class Command(BaseCommand):
             ) from None
 
     def _read_topic(self) -> topics.Topic:
-        return self._enquiry.ask(partial(topics.configured, grown=self._grown))
+        return self._admin_connection.ask(partial(topics.configured, grown=self._grown))
 
     def _identity(self) -> str | None:
         """Waits for the table, as updates do on the topic; None where we are to stop."""
@@ -129,7 +129,7 @@ class Command(BaseCommand):
             clients.consumer,
             self._read_topic,
             settings.KAFKA_PARTITIONS,
-            partial(self._enquiry.ask, topics.configured_group),
+            partial(self._admin_connection.ask, topics.configured_group),
             store,
             partial(_told, self._table),
             self._table.apply,
@@ -162,7 +162,7 @@ class Command(BaseCommand):
         return caught_up
 
 
-def _told(table: Table) -> str | None:
+def _told(table: TableWriter) -> str | None:
     """Which table it is; None where it does not tell now."""
     with suppress(StoreUnavailable):
         return table.identity()

@@ -19,9 +19,9 @@ from profiles.core.records import (
     partition_of,
 )
 from profiles.kafka import clients, topics
-from profiles.kafka.dead_letters import DeadLetters, DeadLetterTopic, Letter
+from profiles.kafka.dead_letters import DeadLetterReader, DeadLetterWriter, Letter
 from profiles.kafka.producer import NotAcknowledged, Publisher
-from profiles.kafka.reader import Log, LogMoved
+from profiles.kafka.reader import LogMoved, LogReader
 from profiles.operate.redrive import NotMarked, redrive
 
 NEWER = (
@@ -57,7 +57,7 @@ class Command(BaseCommand):
         try:
             with clients.admin() as admin:
                 topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
-            self._letters = DeadLetters(Log(clients.group_reader(), topic))
+            self._letters = DeadLetterReader(LogReader(clients.group_reader(), topic))
             self._letters.read()
             getattr(self, f"_{options['action']}")(**options)
         except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
@@ -118,10 +118,10 @@ class Command(BaseCommand):
         publisher = Publisher(
             clients.producer, watch.current, watch.is_still, capacity=1
         )
-        kept = DeadLetterTopic(clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC)
+        kept = DeadLetterWriter(clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC)
         for letter, update in valid:
             receipt = redrive(letter, update, publisher.publish, kept)
-            self.stdout.write(f"{letter.place} redriven as {receipt}")
+            self.stdout.write(f"{letter.receipt} redriven as {receipt}")
 
     def _updates(
         self, letters: Iterable[Letter]
@@ -132,27 +132,29 @@ class Command(BaseCommand):
 
     def _find(self, place: str) -> Letter:
         for letter in self._letters.letters.values():
-            if str(letter.place) == place:
+            if str(letter.receipt) == place:
                 return letter
         raise CommandError(f"No dead letter {place}: `dead_letters list` names them.")
 
     def _find_open(self, place: str) -> Letter:
         letter = self._find(place)
-        if redriven := self._letters.redriven.get(letter.place):
+        if redriven := self._letters.redriven.get(letter.receipt):
             raise CommandError(f"{place} was redriven already, as {redriven}.")
         return letter
 
     def _record(self, letter: Letter) -> Record:
         record = self._letters.record(letter)
         if record is None:
-            raise CommandError(f"{letter.place} is no longer on the dead-letter topic.")
+            raise CommandError(
+                f"{letter.receipt} is no longer on the dead-letter topic."
+            )
         return record
 
     def _summary(self, letter: Letter) -> list[str]:
         age = datetime.now(UTC) - datetime.fromtimestamp(letter.kept_ms / 1000, UTC)
-        redriven = self._letters.redriven.get(letter.place)
+        redriven = self._letters.redriven.get(letter.receipt)
         return [
-            str(letter.place),
+            str(letter.receipt),
             f"{letter.code}: {letter.detail}",
             f"kept for {timedelta(seconds=int(age.total_seconds()))}",
             f"written {letter.copies} times" if letter.copies > 1 else "written once",
@@ -168,7 +170,7 @@ def _was_in_place(letter: Letter) -> bool:
 def _is_in_place(letter: Letter, update: ProducerRecord) -> bool:
     """Whether it stood in its patient's partition."""
     home = partition_of(update.patient_id, settings.KAFKA_PARTITIONS)
-    return letter.place.source.partition == home
+    return letter.receipt.source.partition == home
 
 
 def _sizes(record: Record) -> Iterator[str]:

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from profiles.dynamodb import client
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
-from profiles.dynamodb.writer import Table
+from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import clients
 from profiles.operate import provision
 
@@ -47,7 +47,7 @@ class Command(BaseCommand):
             self._tell(provision.provision_table(dynamodb, settings.DYNAMODB_TABLE))
             if settings.DYNAMODB_ENDPOINT_URL:
                 # Here, not in a consumer: a killed one would leave the scratch item.
-                Table(dynamodb, settings.DYNAMODB_TABLE).prove()
+                TableWriter(dynamodb, settings.DYNAMODB_TABLE).prove()
         except (BotoCoreError, ClientError) as error:
             raise CommandError(_dynamodb_trouble(error)) from None
         except (StoreUnavailable, StoreRefused) as error:

@@ -19,7 +19,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from profiles.consumer.loop import ProfileConsumer
 from profiles.kafka import topics
-from profiles.kafka.reader import Log
+from profiles.kafka.reader import LogReader
 from profiles.management.commands import consume_profiles
 from profiles.management.progress import Progress
 
@@ -54,7 +54,7 @@ class Command(consume_profiles.Command):
     def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
         """As for every consumer, with a progress bar on a terminal."""
         is_over = super().caught_up(consumer)
-        log = Log(self.group_reader, self._read_topic())
+        log = LogReader(self.group_reader, self._read_topic())
         records = sum(map(len, log.spans().values()))
         store = self._table.identity()
         progress = Progress(sys.stderr, records, "records")
