@@ -13,7 +13,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from profiles.api import views
-from profiles.pages import patients, pipeline
+from profiles.pages import browse, patient, pipeline
 
 # Swagger UI's page has a style of its own in it; its script has an address.
 _styled_inline = csp_replace({"style-src": [SELF, UNSAFE_INLINE]})
@@ -37,6 +37,6 @@ urlpatterns = [
     path("api/schema", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs", _styled_inline(SpectacularSwaggerSplitView.as_view())),
     path("pipeline/", pipeline.pipeline, name="pipeline"),
-    path("profiles/", patients.profile_list, name="profiles"),
-    re_path(r"^profiles/(?P<patient_id>.+)/$", patients.profile_detail, name="profile"),
+    path("profiles/", browse.profile_list, name="profiles"),
+    re_path(r"^profiles/(?P<patient_id>.+)/$", patient.profile_detail, name="profile"),
 ]

@@ -10,7 +10,7 @@ from profiles.api import posting
 from profiles.consumer import loop
 from profiles.dynamodb import client, reader, writer
 from profiles.kafka import clients, dead_letters, producer, topics
-from profiles.pages import figures, patients
+from profiles.pages import figures, patient
 from profiles.runtime import gates
 
 
@@ -55,7 +55,7 @@ def test_with_few_threads_each_kind_has_one(settings, threads):
 
 
 def test_timelines_take_few_threads(settings):
-    assert patients._readers._capacity <= settings.WEB_THREADS / 4
+    assert patient._readers._capacity <= settings.WEB_THREADS / 4
 
 
 def test_an_update_is_answered_within_five_seconds():
@@ -84,5 +84,5 @@ def test_a_consumer_ends_within_the_ten_seconds_that_sigterm_may_take():
 def test_a_question_to_kafka_is_over_within_seconds():
     assert topics.DESCRIBE_TIMEOUT_S <= 2
     assert topics.READ_TIMEOUT_S <= 5
-    assert max(figures.PATIENCE_S, patients.READER_PATIENCE_S) <= 3
+    assert max(figures.PATIENCE_S, patient.READER_PATIENCE_S) <= 3
     assert topics.WATCH_S < topics.SILENCE_S <= 10

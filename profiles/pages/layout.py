@@ -1,16 +1,22 @@
-"""The frame: what every page has around it, in Django admin's look.
+"""The layout: what every page has around it, in Django admin's look.
 
-In: a page's template and context. Out: HTML. Knows no profile.
+In: a page's template and context. Out: HTML. Knows the fields, and no profile.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+
+from profiles.core import items, serializers
+from profiles.dynamodb.client import StoreUnavailable
+
+COLUMNS = [items.KEY, *serializers.FIELDS, items.UPDATED_AT]
 
 
 def framed(
@@ -40,3 +46,18 @@ def unavailable(
         problem=str(problem),
         consolation=consolation,
     )
+
+
+def table_unavailable(request: HttpRequest, error: StoreUnavailable) -> HttpResponse:
+    return unavailable(
+        request,
+        "The table can't be read",
+        error,
+        "The profiles are safe; they can't be shown until DynamoDB answers.",
+    )
+
+
+def label(name: str) -> str:
+    """A field's name as people read it: DateOfBirth is Date of birth."""
+    words = " ".join(re.findall(r"[A-Z][a-z]*", name)).capitalize()
+    return re.sub(r"\bid\b", "ID", words)

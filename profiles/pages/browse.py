@@ -1,0 +1,143 @@
+"""The list of profiles: a page of the table, or what a search finds.
+
+In: GET requests. Out: HTML. Reads the table; never writes it.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from django.core.exceptions import BadRequest
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from profiles.access import audit_trail
+from profiles.access.callers import page
+from profiles.core import items
+from profiles.core.items import Item
+from profiles.dynamodb import reader
+from profiles.dynamodb.client import StoreUnavailable
+from profiles.dynamodb.reader import Page
+from profiles.pages.cursor import BadCursor, Position
+from profiles.pages.layout import COLUMNS, framed, label, table_unavailable
+
+PAGE_SIZE = 50
+NAMES = ("FirstName", "LastName")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What the list's address asks for."""
+
+    patient_id: str
+    text: str
+    sort: str
+    position: Position
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> Query:
+        """Read an address; raises BadRequest."""
+        given = request.GET
+        sort = given.get("sort", "")
+        if sort.removeprefix("-") not in ("", *COLUMNS):
+            raise BadRequest("There is no such column to sort by.")
+        try:
+            position = Position.of(given.get("cursor", ""))
+        except BadCursor as error:
+            raise BadRequest(str(error)) from None
+        return cls(given.get("q", ""), given.get("name", "").strip(), sort, position)
+
+    def address(self, **changed: str) -> str:
+        """The address of this query with something changed."""
+        query = {
+            "q": self.patient_id,
+            "name": self.text,
+            "sort": self.sort,
+            "cursor": self.position.cursor(),
+        }
+        given = {name: text for name, text in {**query, **changed}.items() if text}
+        return f"?{urlencode(given)}"
+
+
+@page
+@require_safe
+def profile_list(request: HttpRequest) -> HttpResponse:
+    """A page of profiles in the table's order, or those that a search finds."""
+    query = Query.of(request)
+    try:
+        found = _find(query)
+    except StoreUnavailable as error:
+        return table_unavailable(request, error)
+    profiles = _sorted([items.profile(item) for item in found.items], query.sort)
+    audit_trail.note(request, "list", [profile[items.KEY] for profile in profiles])
+    return framed(
+        request,
+        "profiles/list.html",
+        title="Patient profiles",
+        query=query,
+        columns=[_column(name, query) for name in COLUMNS],
+        rows=[[profile.get(name, "") for name in COLUMNS] for profile in profiles],
+        scanned=found.scanned,
+        previous=_previous(query),
+        following=_following(query, found),
+        first=query.address(cursor=""),
+        origin=request.build_absolute_uri("/").rstrip("/"),
+    )
+
+
+def _find(query: Query) -> Page:
+    profiles, after = reader.profiles(), query.position.after
+    if query.patient_id:
+        item = profiles.get(query.patient_id)
+        return Page([] if item is None else [item], None, 1)
+    if query.text:
+        return profiles.search(_names_match(query.text), PAGE_SIZE, after)
+    return profiles.page(PAGE_SIZE, after)
+
+
+def _names_match(text: str) -> Callable[[Item], bool]:
+    """Whether every word is part of a name, whatever its case or accents."""
+    words = _folded(text).split()
+
+    def matches(item: Item) -> bool:
+        profile = items.profile(item)
+        names = _folded(" ".join(profile.get(name, "") for name in NAMES))
+        return all(word in names for word in words)
+
+    return matches
+
+
+def _folded(text: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
+
+
+def _sorted(profiles: list[dict[str, str]], sort: str) -> list[dict[str, str]]:
+    """By one column of this page; what has no value there comes last."""
+    name = sort.removeprefix("-")
+    if not name:
+        return profiles
+    given = [profile for profile in profiles if name in profile]
+    given.sort(key=lambda profile: profile[name].casefold(), reverse=sort[0] == "-")
+    return given + [profile for profile in profiles if name not in profile]
+
+
+def _column(name: str, query: Query) -> dict[str, str]:
+    """A heading: its state for screen readers, and where a click leads."""
+    now = {name: "ascending", f"-{name}": "descending"}.get(query.sort, "none")
+    then = {"ascending": f"-{name}", "descending": ""}.get(now, name)
+    return {"label": label(name), "sorted": now, "address": query.address(sort=then)}
+
+
+def _previous(query: Query) -> str:
+    previous = query.position.previous
+    return "" if previous is None else query.address(cursor=previous.cursor())
+
+
+def _following(query: Query, found: Page) -> str:
+    if found.next_after is None:
+        return ""
+    return query.address(cursor=query.position.next(found.next_after).cursor())
