@@ -7,6 +7,7 @@ of bytes and number; or an error of the 4xx kind. Does not know the fields.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def read(request: HttpRequest) -> Body:
     """
     if request.content_type not in (JSON, NDJSON) and _has_body(request):
         raise UnsupportedMediaType(request.content_type or "none")
-    raw = _bytes(request)
+    raw = _bytes(request).removeprefix(BOM_UTF8)
     if request.content_type == NDJSON:
         return Body(raw, "lines")
     if _ARRAY.match(raw):

@@ -60,9 +60,9 @@ def read(body: bodies.Body) -> list[ProducerRecord]:
 
 
 def _read_at_once(body: bodies.Body) -> list[ProducerRecord] | None:
-    if body.form == "array":
-        return serializers.parse_array(body.text, bodies.MANY)
-    return None
+    if body.form == "lines":
+        return serializers.parse_lines(body.text, bodies.MANY)
+    return serializers.parse_array(body.text, bodies.MANY)
 
 
 def _read_each(texts: list[bytes]) -> list[ProducerRecord]:

@@ -13,7 +13,7 @@ import pytest
 from profiles.core import serializers
 from profiles.core.items import MARK, fence_name, iso_timestamp
 from profiles.core.records import InvalidRecord, Record, partition_of
-from profiles.core.updates import Incarnation, Receipt, Source, Update
+from profiles.core.updates import Incarnation, Receipt, Source
 from profiles.management.commands.audit_profiles import as_json, as_text
 from profiles.operate.audit import Report, Sample, audit
 from profiles.operate.histories import Finding
@@ -58,22 +58,24 @@ class World:
         except InvalidRecord:
             self.letters.add(Receipt(record.source, record.offset))
             return
-        self._merge(record, update)
+        self._merge(record, update.patient_id, update.fields)
 
     def apply_as_earlier_releases(self, partition: int) -> None:
         """Apply the next record, whatever its partition is."""
         record = self.log[partition][self.applied[partition]]
         self.applied[partition] += 1
         body = json.loads(record.value or b"")
-        self._merge(record, Update(body.pop("PatientId"), body))
+        self._merge(record, body.pop("PatientId"), body)
 
-    def _merge(self, record: Record, update: Update) -> None:
-        item = self.table.setdefault(update.patient_id, {})
-        item["PatientId"] = {"S": update.patient_id}
+    def _merge(
+        self, record: Record, patient_id: str, fields: Mapping[str, str | None]
+    ) -> None:
+        item = self.table.setdefault(patient_id, {})
+        item["PatientId"] = {"S": patient_id}
         item[MARK] = {"S": str(OURS)}
         item["UpdatedAt"] = {"S": iso_timestamp(record.timestamp_ms)}
         item[fence_name(record.source)] = {"N": str(record.offset)}
-        for name, value in update.fields.items():
+        for name, value in fields.items():
             item[name] = {"S": value}
             if value is None:
                 del item[name]
