@@ -417,7 +417,7 @@ def test_a_former_tables_item_is_adopted_whatever_its_fence_says(patients):
     outcome = write(client, patients, 1, NEXT_TABLE, [OURS], Sex="Other")
     assert (outcome.applied, outcome.already) == (len(patients), 0)
     for item in client.items.values():
-        assert items.fences(item) == {items.fence_name(SOURCE): 1}
+        assert item[items.fence_name(SOURCE)] == {"N": "1"}
         assert {"FirstName", "Sex"} <= items.profile(item).keys()
     assert write(client, patients, 1, NEXT_TABLE).already == len(patients)
     assert write(client, patients, 5, OURS, Sex=None).unknown == {NEXT_TABLE}
