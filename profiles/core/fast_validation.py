@@ -1,9 +1,8 @@
 """Fast validation: accepts ordinary updates in compiled code.
 
 In: the JSON text of one update, of an array, or of one update a line. Out: profiles
-that the exact validation would accept too, and their records; or None where only the
-exact validation can decide. It never refuses. Of the fields it knows PatientId, and what
-it is given.
+that the exact validation would accept too, and their records; or None if only the exact
+validation can decide. It never refuses. Knows only one field by name: PatientId.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from profiles.core.records import ProducerRecord
 Form = Literal["object", "array", "lines"]
 
 _ESCAPED = b"\\\x7f\xc2"
-"""A byte of each control character in JSON: C0 is escaped with a backslash, DEL is not,
-and C1 begins with C2. Without these, no control and no quote is in a value."""
+"""In JSON without these bytes, no value holds a control character or a quote: C0 and
+quotes are escaped with a backslash, DEL is 7F, and C1 begins with C2."""
 
 _QUOTE = b"\\u0022"
 
@@ -37,8 +36,8 @@ class Field(NamedTuple):
 
 
 class Reader:
-    """Reads profiles of these fields. Its profiles are structs: their values are text,
-    None, or UNSET where a field was not supplied.
+    """Reads profiles of these fields. The profiles are structs; their values are text,
+    None, or UNSET if a field was not supplied.
     """
 
     def __init__(self, fields: Mapping[str, Field]) -> None:
@@ -68,7 +67,25 @@ class Reader:
     def read(
         self, text: bytes, form: Form = "object", most: int = 1
     ) -> list[Any] | None:
-        """The profiles of a text; None, too, where it may hold more than `most`."""
+        """The profiles of a text; None, too, if it may hold more than `most`."""
+        profiles = self._decode(text, form, most)
+        if profiles is None:
+            return None
+        lines = self._encode(profiles)
+        if text.count(b'"') != lines.count(b'"'):
+            return None  # a duplicate name: only its last value was decoded
+        if not self._become_text(profiles):
+            return None
+        if lines.translate(None, _ESCAPED) == lines:
+            return profiles
+        return profiles if self._are_sound(text, profiles) else None
+
+    def records(self, profiles: list[Any]) -> list[ProducerRecord]:
+        """Profiles that were read, as records for the topic."""
+        ids = [profile.PatientId for profile in profiles]
+        return list(map(ProducerRecord, ids, self._encode(profiles).split(b"\n")))
+
+    def _decode(self, text: bytes, form: Form, most: int) -> list[Any] | None:
         if form != "object" and text.count(b"{") > most:
             return None
         try:
@@ -77,21 +94,10 @@ class Reader:
             return None
         if form == "lines" and not _is_one_a_line(text, profiles):
             return None
-        lines = self._encode(profiles)
-        if text.count(b'"') != lines.count(b'"'):
-            return None  # a duplicate name: only its last value was read
-        if not self._become_text(profiles):
-            return None
-        if lines.translate(None, _ESCAPED) == lines:
-            return profiles
-        return profiles if self._are_sound(text, profiles) else None
-
-    def records(self, profiles: list[Any]) -> list[ProducerRecord]:
-        """Profiles that were read, as they go on the topic."""
-        ids = [profile.PatientId for profile in profiles]
-        return list(map(ProducerRecord, ids, self._encode(profiles).split(b"\n")))
+        return profiles
 
     def _become_text(self, profiles: list[Any]) -> bool:
+        """Replace each value by the text that is stored; False if one is not valid."""
         for name, text_of in self._text_of:
             for profile in profiles:
                 value = getattr(profile, name)
@@ -103,8 +109,9 @@ class Reader:
         return True
 
     def _are_sound(self, text: bytes, profiles: list[Any]) -> bool:
+        """Whether no value holds a control character, and the quotes proved something."""
         if _QUOTE in text:
-            return False  # then the number of quotes says nothing of duplicates
+            return False  # it became another one: equal numbers prove nothing
         for name, is_clean in self._is_clean:
             for profile in profiles:
                 value = getattr(profile, name)
@@ -114,8 +121,8 @@ class Reader:
 
 
 def _is_one_a_line(text: bytes, profiles: list[Any]) -> bool:
-    """Whether each line holds one update: `decode_lines` takes any white space for the
-    end of a line. No update goes on in a line that begins with a brace.
+    """Whether each line holds one update: `decode_lines` accepts any white space
+    between two. If every line begins with a brace, none continues an update.
     """
     text = text.strip(b" \t\r\n")
     breaks = text.count(b"\n")
