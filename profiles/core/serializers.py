@@ -233,23 +233,26 @@ def parse(text: bytes) -> ProducerRecord:
     Raises NotStrictJSON, or ValidationError, whose detail maps each bad field to its
     messages.
     """
-    fields = _read(text)
-    if (fields.get("DateOfBirth") or "") > _latest_date():
-        raise ValidationError({"DateOfBirth": ["In the future."]})
-    return _record(fields)
+    return parse_at_once(text) or _parse_exactly(text)
+
+
+def parse_at_once(text: bytes) -> ProducerRecord | None:
+    """As `parse`, in a few microseconds; None where only `parse` can decide."""
+    found = _parse_fast(text, "object", 1)
+    return found[0] if found else None
 
 
 def parse_array(array: bytes, most: int) -> list[ProducerRecord] | None:
-    """The updates of a JSON array at once, three times as fast as `parse` for each.
+    """The updates of a JSON array at once, in half the time of `parse` for each.
 
-    None where `parse` has to decide, or the array may hold more than `most`.
+    None where only `parse` can decide, or the array may hold more than `most`.
     """
-    return _parse_many(array, "array", most)
+    return _parse_fast(array, "array", most)
 
 
 def parse_lines(lines: bytes, most: int) -> list[ProducerRecord] | None:
     """As `parse_array`, of one update a line."""
-    return _parse_many(lines, "lines", most)
+    return _parse_fast(lines, "lines", most)
 
 
 def validate(record: Record) -> ProducerRecord:
@@ -274,7 +277,14 @@ def _latest_date() -> str:
     return datetime.now(_EARLIEST_ZONE).date().isoformat()
 
 
-def _parse_many(text: bytes, form: Form, most: int) -> list[ProducerRecord] | None:
+def _parse_exactly(text: bytes) -> ProducerRecord:
+    fields = _read_exactly(text)
+    if (fields.get("DateOfBirth") or "") > _latest_date():
+        raise ValidationError({"DateOfBirth": ["In the future."]})
+    return _record(fields)
+
+
+def _parse_fast(text: bytes, form: Form, most: int) -> list[ProducerRecord] | None:
     profiles = _fast.read(text, form, most)
     if profiles is None:
         return None

@@ -50,13 +50,8 @@ def parse(body: object) -> ProducerRecord:
     return serializers.parse(json.dumps(body).encode())
 
 
-def fast_path(text: bytes) -> ProducerRecord | None:
-    profiles = serializers._fast.read(text)
-    return None if profiles is None else serializers._fast.records(profiles)[0]
-
-
-def exact_path(text: bytes) -> ProducerRecord:
-    return serializers._record(serializers._read_exactly(text))
+fast_path = serializers.parse_at_once
+exact_path = serializers._parse_exactly
 
 
 def test_every_declared_field_is_tried():
