@@ -105,7 +105,8 @@ class Reader:
                     continue
                 if (text := text_of(value)) is None:
                     return False
-                setattr(profile, name, text)
+                if text is not value:
+                    setattr(profile, name, text)
         return True
 
     def _are_sound(self, text: bytes, profiles: list[Any]) -> bool:

@@ -107,16 +107,16 @@ class PatientIdField(TextField):
         return field._replace(type=field.type | _INTEGER, text_of=text_of)
 
 
-def is_date(text: str) -> bool:
-    """Whether the text is YYYY, YYYY-MM or YYYY-MM-DD, and in the calendar."""
+def date_of(text: str) -> str | None:
+    """The text if it is YYYY, YYYY-MM or YYYY-MM-DD in the calendar, else None."""
     if len(text) not in (4, 7, 10):
-        return False
+        return None
     day = text + "0000-01-01"[len(text) :]
     try:
         date.fromisoformat(day)
     except ValueError:
-        return False
-    return day[4] == day[7] == "-"
+        return None
+    return text if day[4] == day[7] == "-" else None
 
 
 class DateField(TextField):
@@ -129,16 +129,13 @@ class DateField(TextField):
 
     def to_internal_value(self, data: Any) -> str:
         text = super().to_internal_value(data)
-        if not is_date(text):
+        if date_of(text) is None:
             self.fail("date")
         return text
 
     @property
     def fast(self) -> fast_validation.Field:
-        def text_of(value: str) -> str | None:
-            return value if is_date(value) else None
-
-        return super().fast._replace(text_of=text_of)
+        return super().fast._replace(text_of=date_of)
 
 
 class EmailField(TextField, serializers.EmailField):

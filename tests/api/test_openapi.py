@@ -40,7 +40,7 @@ def test_every_field_is_told_with_its_limit(schema):
     assert "Female" in told["properties"]["Sex"]["enum"]
     pattern = told["properties"]["DateOfBirth"]["pattern"]
     for born in ("1984", "1984-02", "1984-02-29", "1984-13", "1984-1-1", "1984-02-32"):
-        assert (re.search(pattern, born) is not None) == serializers.is_date(born)
+        assert bool(re.search(pattern, born)) == bool(serializers.date_of(born))
 
 
 READING = {"200", "400", "401", "403", "406", "429", "503"}
