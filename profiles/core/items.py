@@ -45,6 +45,7 @@ FENCE_PREFIX = "_fence:"
 _EPOCH = datetime(1970, 1, 1)
 """In UTC: `iso_timestamp` appends the offset."""
 
+_MARKED, _UNMARKED = f'"{MARK}"=?', f'"{MARK}" IS MISSING'
 _DIGITS = re.compile(r"\d+", re.ASCII)
 
 Item = Mapping[str, "AttributeValueTypeDef"]
@@ -104,8 +105,8 @@ def update_statement(
     there is no item.
     """
     written = _fenced(update)
-    condition = f'"{MARK}"=? AND {_below_fence(update)}'
-    return _update(table, update, written, condition, _mark(ours), _fence(update))
+    conditions = [_MARKED, _below_fence(update.source)]
+    return _update(table, update, written, conditions, _mark(ours), _fence(update))
 
 
 def adopt_statement(
@@ -118,13 +119,13 @@ def adopt_statement(
     Everything after this offset in the log is still to be applied.
     """
     written = {**_fenced(update), MARK: _mark(ours)}
-    conditions, values = [f'"{MARK}" IS MISSING'], []
+    conditions, values = [_UNMARKED], []
     if held is not None:
-        conditions, values = [f'"{MARK}"=?'], [_mark(held)]
+        conditions, values = [_MARKED], [_mark(held)]
     if trusts_fence(held, ours):
-        conditions.append(_below_fence(update))
+        conditions.append(_below_fence(update.source))
         values.append(_fence(update))
-    return _update(table, update, written, " AND ".join(conditions), *values)
+    return _update(table, update, written, conditions, *values)
 
 
 def insert_statement(
@@ -174,12 +175,12 @@ def _update(
     table: str,
     update: MergedUpdate,
     written: Mapping[str, AttributeValueTypeDef],
-    condition: str,
+    conditions: list[str],
     *values: AttributeValueTypeDef,
 ) -> BatchStatementRequestTypeDef:
     removed = tuple(_removed(update))
     return {
-        "Statement": _update_text(table, tuple(written), removed, condition),
+        "Statement": _update_text(table, tuple(written), removed, tuple(conditions)),
         "Parameters": [*written.values(), {"S": update.patient_id}, *values],
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
@@ -187,11 +188,15 @@ def _update(
 
 @lru_cache(1024)
 def _update_text(
-    table: str, written: tuple[str, ...], removed: tuple[str, ...], condition: str
+    table: str,
+    written: tuple[str, ...],
+    removed: tuple[str, ...],
+    conditions: tuple[str, ...],
 ) -> str:
     sets = " ".join(f'SET "{name}"=?' for name in written)
     removals = " ".join(f'REMOVE "{name}"' for name in removed)
-    return f'UPDATE "{table}" {sets} {removals} WHERE "{KEY}"=? AND {condition}'
+    where = " AND ".join([f'"{KEY}"=?', *conditions])
+    return f'UPDATE "{table}" {sets} {removals} WHERE {where}'
 
 
 @lru_cache(1024)
@@ -200,12 +205,13 @@ def _insert_text(table: str, written: tuple[str, ...]) -> str:
     return f'INSERT INTO "{table}" VALUE {{{members}}}'
 
 
-def _below_fence(update: MergedUpdate) -> str:
+@lru_cache(1024)
+def _below_fence(source: Source) -> str:
     """True also if the fence is missing, on every engine; the offset comes last.
 
     `NOT f >= ?` would be true for a fence that is not a number, and overwrite it.
     """
-    fence = fence_name(update.source)
+    fence = fence_name(source)
     return f'NOT ("{fence}" IS NOT MISSING AND NOT "{fence}" < ?)'
 
 
