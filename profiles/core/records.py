@@ -27,7 +27,7 @@ MANY_COMMAS = 200_000
 smallest elements would take half a gigabyte."""
 
 HASHES_KEPT = 16_384
-"""About 3 MB. To compute a hash takes longer than the rest of decoding."""
+"""About 3 MB. A hash takes half as long as the rest of decoding."""
 
 DOTS = frozenset((".", ".."))
 """Not a PatientId: clients remove these from a URL's path (RFC 3986, 5.2.4)."""
