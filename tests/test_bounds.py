@@ -9,9 +9,9 @@ import pytest
 from profiles.api import posting
 from profiles.consumer import loop
 from profiles.dynamodb import client, reader, writer
-from profiles.kafka import clients, dead_letters, producer, topics
+from profiles.kafka import clients, dead_letters, groups, producer, topics
 from profiles.pages import figures, patient
-from profiles.runtime import gates
+from profiles.runtime import background, gates
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,6 @@ def test_a_consumer_ends_within_the_ten_seconds_that_sigterm_may_take():
 
 def test_a_question_to_kafka_is_over_within_seconds():
     assert topics.DESCRIBE_TIMEOUT_S <= 2
-    assert topics.READ_TIMEOUT_S <= 5
+    assert groups.READ_TIMEOUT_S <= 5
     assert max(figures.PATIENCE_S, patient.READER_PATIENCE_S) <= 3
-    assert topics.WATCH_S < topics.SILENCE_S <= 10
+    assert background.EVERY_S < topics.SILENCE_S <= 10

@@ -15,14 +15,16 @@ from confluent_kafka import (
     OFFSET_END,
     Consumer,
     KafkaError,
+    KafkaException,
     Message,
     TopicPartition,
 )
 
 from profiles.core.records import Headers, Record
 from profiles.core.updates import Incarnation, Receipt, Source
-from profiles.kafka import topics
-from profiles.kafka.topics import PATIENCE_S, READ_TIMEOUT_S, KafkaUnavailable, Topic
+from profiles.kafka import groups
+from profiles.kafka.groups import READ_TIMEOUT_S, RESTART_S
+from profiles.kafka.topics import KafkaUnavailable, Topic, unavailable
 
 FETCHED = 1000
 FETCH_S = 0.1
@@ -39,7 +41,7 @@ class LogReader:
     """
 
     def __init__(
-        self, reader: Consumer, topic: Topic, patience_s: float = PATIENCE_S
+        self, reader: Consumer, topic: Topic, patience_s: float = RESTART_S
     ) -> None:
         self._reader = reader
         self._patience_s = patience_s
@@ -52,7 +54,7 @@ class LogReader:
         of topic or table, and one without a mark an operator's. Where the table's is
         not known, each counts.
         """
-        places = topics.committed(
+        places = groups.committed(
             self._reader, self._positions(OFFSET_END), self._patience_s
         )
         return {
@@ -138,7 +140,23 @@ class LogReader:
     def _watermarks(self, partition: int, cached: bool = False) -> tuple[int, int]:
         place = TopicPartition(self.topic.name, partition)
         patience_s = min(READ_TIMEOUT_S, self._patience_s)
-        return topics.watermarks(self._reader, place, patience_s, cached)
+        return watermarks(self._reader, place, patience_s, cached)
+
+
+def watermarks(
+    reader: Consumer,
+    partition: TopicPartition,
+    timeout_s: float = READ_TIMEOUT_S,
+    cached: bool = False,
+) -> tuple[int, int]:
+    """The first offset that a partition has, and the one after its last.
+
+    Where `cached`, as the last fetch reported them. Raises KafkaUnavailable.
+    """
+    try:
+        return reader.get_watermark_offsets(partition, timeout=timeout_s, cached=cached)
+    except KafkaException as error:
+        raise unavailable(error) from None
 
 
 def record_of(message: Message, source: Source) -> Record:
