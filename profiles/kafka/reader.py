@@ -35,7 +35,7 @@ class LogMoved(Exception):
 
 
 class LogReader:
-    """Reads one topic's log with a consumer that nobody else uses meanwhile.
+    """Reads one topic's log with a consumer that has no other user meanwhile.
 
     Kafka may be silent for as long as `patience_s`, then KafkaUnavailable is raised.
     """

@@ -103,7 +103,7 @@ class ReaderPool:
         self._timer.start()
 
     def _close_idle(self) -> None:
-        """Close what was idle for IDLE_S; look again while something is left."""
+        """Close what was idle for IDLE_S; come back while something is left."""
         with self._lock:
             latest = time.monotonic() - IDLE_S
             closing = [kept for kept in self._idle if kept.since <= latest]

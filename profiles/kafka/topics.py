@@ -98,7 +98,7 @@ def _topic_id(name: str, reported: Uuid | None) -> str:
     if settings.KAFKA_TOPIC_EPOCH:
         return settings.KAFKA_TOPIC_EPOCH
     raise WrongTopic(
-        f"the broker reports no id of topic {name}: set KAFKA_TOPIC_EPOCH to a word, "
+        f"the broker reports no id of topic {name}: set KAFKA_TOPIC_EPOCH to a name, "
         "and to another one whenever the topic is recreated"
     )
 

@@ -19,7 +19,7 @@ from profiles.core.records import InvalidRecord, Record, key_of, partition_of
 from profiles.core.updates import Receipt
 from profiles.kafka.reader import LogReader
 
-FIRST_STRETCH = 1000
+FIRST_STRETCH = 500
 GROWTH = 4
 """Each stretch is so many times as long as the one before: each costs a fetch."""
 

@@ -117,10 +117,10 @@ def test_a_letter_is_read_once_however_often_it_was_written(written):
     log, _ = written
     kept = DeadLetterReader(log)
     kept.read()
-    by_offset = {place.offset: letter for place, letter in kept.letters.items()}
+    by_offset = {receipt.offset: letter for receipt, letter in kept.letters.items()}
     assert [by_offset[offset].copies for offset in (0, 1, 2)] == [1, 2, 1]
     assert {letter.code for letter in by_offset.values()} == {"not_json"}
-    assert {place.source for place in kept.letters} == {SOURCE}
+    assert {receipt.source for receipt in kept.letters} == {SOURCE}
     assert (kept.retained, kept.foreign) == (4, 0)
 
 
@@ -157,7 +157,7 @@ def test_of_each_partition_the_last_letters_can_be_read_alone(written):
     log, _ = written
     kept = DeadLetterReader(log, last=1)
     kept.read()
-    assert [place.offset for place in kept.letters] == [2]
+    assert [receipt.offset for receipt in kept.letters] == [2]
     assert kept.retained == 4
 
 

@@ -38,14 +38,14 @@ class FakeReader:
         self.stored, self.lengths = committed, lengths
         self.starts: dict[int, int] = {}
 
-    def committed(self, places, timeout: float) -> list[TopicPartition]:
+    def committed(self, partitions, timeout: float) -> list[TopicPartition]:
         return [
             TopicPartition(p.topic, p.partition, self.stored.get(p.partition, -1001))
-            for p in places
+            for p in partitions
         ]
 
-    def incremental_assign(self, places) -> None:
-        self.starts |= {place.partition: place.offset for place in places}
+    def incremental_assign(self, partitions) -> None:
+        self.starts |= {each.partition: each.offset for each in partitions}
 
     def consume(self, number: int, timeout: float) -> list[Any]:
         found = []
@@ -90,7 +90,7 @@ def test_a_partition_without_a_commit_is_read_from_its_beginning():
 
 def test_a_group_that_is_forbidden_is_not_waited_for():
     class Forbidden:
-        def committed(self, places, timeout):
+        def committed(self, partitions, timeout):
             raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
 
     group: Any = Forbidden()

@@ -20,7 +20,7 @@ from tests.engines.process import wait_until
 from tests.fakes import SOURCE
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="looks for librdkafka where Linux has it"
+    sys.platform != "linux", reason="finds librdkafka where Linux has it"
 )
 
 TOPIC = "patient-profile"
@@ -51,7 +51,7 @@ def test_a_header_s_name_that_is_no_text_hides_no_update(servers):
 
 
 def test_such_a_name_is_survived_however_many_records_came_before(servers):
-    """Python calls C directly where it has done so often, and looks for no error then."""
+    """Python calls C directly where it has done so often, and checks for no error then."""
     librdkafka.produce(servers, TOPIC, b"1", b"{}", {b"trace": b"y"})
     before = read_one(servers)
     for _ in range(1000):
@@ -151,8 +151,8 @@ def test_offsets_that_the_log_does_not_have_are_an_error(log):
 def test_what_the_group_committed_counts_for_its_topic_and_table(
     log, mark, store, counts
 ):
-    place = TopicPartition(TOPIC, 1, 3, metadata=str(mark))
-    log._consumer.commit(offsets=[place], asynchronous=False)
+    offset = TopicPartition(TOPIC, 1, 3, metadata=str(mark))
+    log._consumer.commit(offsets=[offset], asynchronous=False)
     assert log.committed(store) == ({1: 3} if counts else {})
 
 

@@ -21,7 +21,7 @@ RECREATED = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
 
 
 class FakeConsumer:
-    """Answers when it is asked for the topic, unless Kafka is away."""
+    """Answers a query for the topic, unless Kafka is away."""
 
     def __init__(self, away: bool = False) -> None:
         self.away = away

@@ -45,18 +45,16 @@ def test_a_topic_is_its_id_and_its_partitions(admin):
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "told"),
+    ("code", "kind", "said"),
     [
         (KafkaError.UNKNOWN_TOPIC_OR_PART, TopicMissing, "manage.py provision"),
         (KafkaError._TRANSPORT, KafkaUnavailable, "_TRANSPORT"),
         (KafkaError._TIMED_OUT, KafkaUnavailable, "_TIMED_OUT"),
     ],
 )
-def test_a_topic_that_is_not_told_is_an_error_that_says_what_to_do(
-    admin, code, kind, told
-):
+def test_without_an_answer_the_error_says_what_to_do(admin, code, kind, said):
     admin.failure = code
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=said):
         topics.describe(admin, TOPIC.name)
 
 

@@ -39,9 +39,9 @@ class FakeLog:
         return self
 
     def produce(self, topic, value, key, *, headers, on_delivery) -> None:
-        place = Source(KEPT.id, 0)
+        source = Source(KEPT.id, 0)
         self.kept.append(
-            Record(topic, place, len(self.kept), NOW_MS, key, value, tuple(headers))
+            Record(topic, source, len(self.kept), NOW_MS, key, value, tuple(headers))
         )
         self.producer.produce(topic, value, key, on_delivery=on_delivery)
 
@@ -286,7 +286,7 @@ def test_redrive_leaves_out_what_was_in_another_partition_and_says_so(
 
 
 def test_redrive_leaves_out_what_was_judged_by_another_partition_count(log, kafka):
-    """Here the right one: its patient's later updates were applied where it stood."""
+    """Here the right one: its patient's later updates were applied in its partition."""
     put(log, VALID, 7, reason=MISPLACED)
     assert "1 more are left out" in run("redrive", "--yes")
     assert kafka.published == []

@@ -35,8 +35,8 @@ def story(monkeypatch):
 
 
 def entry(offset, fate, changes=None, reason=""):
-    place = Receipt(update_at(offset).source, offset)
-    return timeline.Entry(place, 1_700_000_000_000, fate, changes or {}, reason)
+    receipt = Receipt(update_at(offset).source, offset)
+    return timeline.Entry(receipt, 1_700_000_000_000, fate, changes or {}, reason)
 
 
 def test_the_page_says_what_is_not_set_and_shows_the_item(store):
