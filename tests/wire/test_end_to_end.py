@@ -7,6 +7,7 @@ nothing of the product.
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -67,15 +69,14 @@ def patient() -> str:
     return f"patient/{next(patient_numbers)}"
 
 
-def post(web: Web, body: dict[str, Any]) -> requests.Response:
+def post(web: Web, body: Any) -> requests.Response:
     return requests.post(f"{web.url}/patientprofile", json=body, timeout=10)
 
 
-def accepted(web: Web, body: dict[str, Any]) -> dict[str, Any]:
+def accepted(web: Web, body: Any) -> Any:
     answer = post(web, body)
     assert answer.status_code == 202, answer.text
-    receipt: dict[str, Any] = answer.json()
-    return receipt
+    return answer.json()
 
 
 def test_the_original_curl_reaches_the_table_and_the_page(running, web):
@@ -106,6 +107,15 @@ def test_the_original_curl_reaches_the_table_and_the_page(running, web):
     assert "Doe" in detail.text
     stored = requests.get(web.url + answer.headers["Location"], timeout=10).json()
     assert stored["Sex"] == "Female"
+
+
+def test_the_timeline_ends_with_the_last_record_of_a_batch(web, patient):
+    """The embedded broker's ListOffsets reports the end one batch too low."""
+    updates = [{"PatientId": patient, "Phone": str(n)} for n in range(50)]
+    receipts = accepted(web, updates)
+    page = requests.get(f"{web.url}/profiles/{quote(patient, safe='')}/", timeout=10)
+    shown = [int(offset) for offset in re.findall(r'<tr data-key="(\d+)"', page.text)]
+    assert shown == [receipt["Offset"] for receipt in reversed(receipts)]
 
 
 def test_only_the_given_fields_change_and_null_removes(running, web, patient):

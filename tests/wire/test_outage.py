@@ -52,7 +52,7 @@ def test_looks_at_the_topic_leave_nothing(left):
     admin_connection = topics.AdminConnection(clients.admin)
     for _ in range(5):
         with pytest.raises(KafkaUnavailable):
-            admin_connection.ask(topics.configured)
+            admin_connection.query(topics.configured)
     nothing(left)
 
 

@@ -23,7 +23,7 @@ from profiles.consumer.loop import (
 from profiles.dynamodb import client
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
 from profiles.dynamodb.writer import TableWriter
-from profiles.kafka import clients, topics
+from profiles.kafka import clients, groups, topics
 from profiles.kafka.dead_letters import DeadLetterWriter
 from profiles.runtime import metrics
 
@@ -99,7 +99,9 @@ class Command(BaseCommand):
             ) from None
 
     def _read_topic(self) -> topics.Topic:
-        return self._admin_connection.ask(partial(topics.configured, grown=self._grown))
+        return self._admin_connection.query(
+            partial(topics.configured, grown=self._grown)
+        )
 
     def _identity(self) -> str | None:
         """Waits for the table, as updates do on the topic; None where we are to stop."""
@@ -129,7 +131,7 @@ class Command(BaseCommand):
             clients.consumer,
             self._read_topic,
             settings.KAFKA_PARTITIONS,
-            partial(self._admin_connection.ask, topics.configured_group),
+            partial(self._admin_connection.query, groups.configured_group),
             store,
             partial(_told, self._table),
             self._table.apply,
@@ -156,7 +158,7 @@ class Command(BaseCommand):
             others = set(self._partitions) - consumer.owned
             return consumer.caught_up and (
                 not others
-                or topics.all_read(self.group_reader, settings.KAFKA_TOPIC, others)
+                or groups.all_read(self.group_reader, settings.KAFKA_TOPIC, others)
             )
 
         return caught_up

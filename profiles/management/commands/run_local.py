@@ -18,7 +18,7 @@ from patientsite.local import background, pidfile, stack
 from patientsite.local.fences import clear_old_fences
 from patientsite.local.supervisor import Interrupted, RunFailed, Supervisor
 from profiles.dynamodb import client
-from profiles.kafka import clients, topics
+from profiles.kafka import clients, groups, topics
 
 LOGS = settings.VAR_DIR / "log"
 TABLES = settings.VAR_DIR / "dynamodb"
@@ -162,7 +162,7 @@ def _all_is_applied() -> bool:
     group = clients.group_reader()
     partitions = range(settings.KAFKA_PARTITIONS)
     try:
-        return topics.all_read(group, settings.KAFKA_TOPIC, partitions)
+        return groups.all_read(group, settings.KAFKA_TOPIC, partitions)
     except topics.KafkaUnavailable:
         return False
     finally:
