@@ -66,7 +66,7 @@ export DYNAMODB_ENDPOINT_URL ?= http://127.0.0.1:$(DYNAMODB_PORT)
 endif
 # A shell that points at production must not receive test data.
 AT_HOME := env $(patsubst %,-u%,$(filter-out KAFKA_PORT DYNAMODB_PORT,$(filter KAFKA_% DYNAMODB_% AWS_%,$(.VARIABLES))))
-RUN_LOCAL := $(AT_HOME) .venv/bin/python manage.py run_local
+RUN_LOCAL := $(AT_HOME) DJANGO_DEBUG=1 .venv/bin/python manage.py run_local
 HAS_DOCKER = docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
 
 .PHONY: run local-dev-stack local-dev-stack-down run-producer run-consumer clean distclean
@@ -90,7 +90,7 @@ run-consumer: $(RUN) ## the consumer
 	@exec .venv/bin/python manage.py consume_profiles
 
 clean: ## remove all state: tables, logs, the site's database
-	@test ! -s var/run_local.pid || .venv/bin/python manage.py run_local --stop
+	@test ! -s var/run_local.pid || $(RUN_LOCAL) --stop
 	@rm -rf var
 
 distclean: clean ## remove the environments too

@@ -26,3 +26,8 @@ def test_the_builder_is_sent_only_what_the_image_copies():
     assert "*" in ignored
     assert {line[1:] for line in ignored if line.startswith("!")} == copied
     assert not {name for name in copied if not (ROOT / name).exists()}
+
+
+def test_the_image_has_no_development_stack():
+    assert (ROOT / "devstack").is_dir()
+    assert "devstack" not in DOCKERFILE

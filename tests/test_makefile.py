@@ -118,6 +118,12 @@ def test_no_inherited_kafka_or_dynamodb_reaches_a_run_or_a_test(checkout, target
     assert "-uDYNAMODB_PORT" not in said
 
 
+@pytest.mark.parametrize("target", ["run", "local-dev-stack", "local-dev-stack-down"])
+def test_the_development_stack_is_development_whatever_the_shell_says(checkout, target):
+    said = make(checkout, "-n", target, DJANGO_DEBUG="0")
+    assert "DJANGO_DEBUG=1 .venv/bin/python manage.py run_local" in said
+
+
 @pytest.mark.parametrize(
     ("debug", "server"), [("1", "runserver"), ("0", "serve"), ("false", "serve")]
 )
