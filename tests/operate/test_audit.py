@@ -15,7 +15,7 @@ from profiles.core.items import MARK, fence_name, iso_timestamp
 from profiles.core.records import InvalidRecord, Record, partition_of
 from profiles.core.updates import Incarnation, Receipt, Source
 from profiles.management.commands.audit_profiles import as_json, as_text
-from profiles.operate.audit import Report, Sample, audit
+from profiles.operate.audit import Report, Share, audit
 from profiles.operate.histories import Finding
 from tests.fakes import NOW_MS, OURS, TOPIC
 
@@ -110,16 +110,16 @@ class World:
             yield from self.log[partition][span.start : span.stop]
 
 
-def report_of(world: World, sample: Sample | None = None) -> Report:
-    return audit(world, OURS, TOPIC.partitions, sample or Sample())
+def report_of(world: World, share: Share | None = None) -> Report:
+    return audit(world, OURS, TOPIC.partitions, share or Share())
 
 
 def found(world: World) -> dict[Finding, list[str]]:
     """PatientIds, and places of records that are no update, by finding."""
     return {
-        finding: [*tally.patients, *map(str, tally.places)]
+        finding: [*tally.patients, *map(str, tally.receipts)]
         for finding, tally in report_of(world).tallies.items()
-        if tally.patients or tally.places
+        if tally.patients or tally.receipts
     }
 
 
@@ -524,7 +524,7 @@ def test_the_shares_are_stable_and_together_the_whole():
     for patient in islice(at_home, 200):
         world.post(patient, FirstName="A")
     world.catch_up()
-    shares = [Sample(parts, 8) for parts in range(1, 9)]
+    shares = [Share(parts, 8) for parts in range(1, 9)]
     patients = [{*report_of(world, s).tallies[F.IN_ORDER].patients} for s in shares]
     assert all(few < more for few, more in zip(patients, patients[1:], strict=False))
     assert 10 < len(patients[0]) < 40
@@ -533,7 +533,7 @@ def test_the_shares_are_stable_and_together_the_whole():
 
 def test_damage_outside_the_share_is_not_seen(world):
     world.table["1"]["FirstName"] = {"S": "Eve"}
-    outside = next(Sample(1, n) for n in range(2, 99) if not Sample(1, n).has(b"1"))
+    outside = next(Share(1, n) for n in range(2, 99) if not Share(1, n).has(b"1"))
     assert not report_of(world, outside).damaged
 
 

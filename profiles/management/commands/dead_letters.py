@@ -21,7 +21,8 @@ from profiles.core.records import (
 from profiles.kafka import clients, topics
 from profiles.kafka.dead_letters import DeadLetterReader, DeadLetterWriter, Letter
 from profiles.kafka.producer import NotAcknowledged, Publisher
-from profiles.kafka.reader import LogMoved, LogReader
+from profiles.kafka.reader import LogReader
+from profiles.management import errors
 from profiles.operate.redrive import NotMarked, redrive
 
 NEWER = (
@@ -52,16 +53,14 @@ class Command(BaseCommand):
         redriving.add_argument("place", nargs="?", help="only this one")
         redriving.add_argument("--yes", action="store_true", help="do it")
 
+    @errors.as_sentences(NotMarked)
     def handle(self, *args: Any, **options: Any) -> None:
         """Read the topic, then do what was asked."""
-        try:
-            with clients.admin() as admin:
-                topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
-            self._letters = DeadLetterReader(LogReader(clients.group_reader(), topic))
-            self._letters.read()
-            getattr(self, f"_{options['action']}")(**options)
-        except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
-            raise CommandError(f"{error}.") from None
+        with clients.admin() as admin:
+            topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
+        self._letters = DeadLetterReader(LogReader(clients.group_reader(), topic))
+        self._letters.read()
+        getattr(self, f"_{options['action']}")(**options)
 
     def _list(self, **options: Any) -> None:
         """Reason, source, age and count; no values."""
@@ -110,8 +109,6 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{error}: the last one is on the topic zero times or once. Redrive again."
             ) from None
-        except NotMarked as error:
-            raise CommandError(f"{error}.") from None
 
     def _send(self, valid: list[tuple[Letter, ProducerRecord]]) -> None:
         watch = topics.watch()
