@@ -127,7 +127,7 @@ def test_credentials_that_can_t_be_read_are_reported(
 
     run("provision")
     monkeypatch.setattr(client, "connect", connect)
-    assert failure(command, code).endswith("custom-process: no key.")
+    assert failure(command, code).endswith("no key: check AWS's settings.")
 
 
 @of_table_commands

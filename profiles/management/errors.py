@@ -61,7 +61,7 @@ def sentence(error: Exception) -> str:
         case StoreUnavailable():
             return f"{error}: {_dynamodb_hint()}"
         case BotoCoreError():
-            return f"DynamoDB's client can't work: {str(error).rstrip('.')}"
+            return f"no AWS client: {str(error).rstrip(': .')}: check AWS's settings"
         case OSError():
             return f"{error.filename}: {error.strerror}"
     return str(error)

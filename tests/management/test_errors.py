@@ -101,7 +101,7 @@ def test_a_broker_that_refuses_is_not_one_that_is_away(code, sentence):
 
 def test_credentials_that_can_t_be_read_are_reported():
     error = CredentialRetrievalError(provider="custom-process", error_msg="no key.")
-    assert said(error).endswith("from custom-process: no key.")
+    assert said(error).endswith("from custom-process: no key: check AWS's settings.")
 
 
 def test_a_file_that_can_t_be_read_is_named():

@@ -14,6 +14,7 @@ from profiles.core import serializers
 from profiles.core.items import MARK, fence_name, iso_timestamp
 from profiles.core.records import InvalidRecord, Record, partition_of
 from profiles.core.updates import Incarnation, Receipt, Source
+from profiles.management.commands import audit_profiles
 from profiles.management.commands.audit_profiles import as_json, as_text
 from profiles.operate.audit import Report, Share, audit
 from profiles.operate.histories import Finding
@@ -555,3 +556,13 @@ def test_no_report_holds_a_value(world):
     told = "".join(as_text(report)) + json.dumps(as_json(report)) + repr(report)
     for value in ("Eve", "Ann", "Mallory", "Lee"):
         assert value not in told
+
+
+def test_a_long_audit_logs_its_progress_and_hands_on_every_record(
+    world, monkeypatch, caplog
+):
+    monkeypatch.setattr(audit_profiles, "LOGGED", 2)
+    caplog.set_level("INFO")
+    records = world.log[0]
+    assert [*audit_profiles.logged(records, 9)] == records
+    assert caplog.messages == ["read 2 of 9 records", "read 4 of 9 records"]

@@ -22,15 +22,14 @@ PLANS = topic_plans("patient-profile", "patient-profile.dlq", 12, -1)
 TOPIC, DEAD_LETTERS = PLANS
 
 
-def differences(admin: Any, plan=TOPIC) -> tuple[str, ...]:
-    """How the topic differs from the plan, if it exists."""
-    return provision_topic(admin, plan).differences
+def provisioned(admin: Any, plan=TOPIC) -> Outcome:
+    return provision_topic(admin, plan)
 
 
 def test_the_topic_is_created_to_keep_everything_in_the_broker_s_time():
     admin = FakeAdmin()
     created = "created with 12 partitions, replicas: 1"
-    assert provision_topic(admin, TOPIC) == Outcome("topic patient-profile", created)
+    assert provisioned(admin) == Outcome("topic patient-profile", created)
     assert admin.topics["patient-profile"].config == {
         "cleanup.policy": "delete",
         "retention.ms": "-1",
@@ -41,7 +40,7 @@ def test_the_topic_is_created_to_keep_everything_in_the_broker_s_time():
 
 def test_the_dead_letter_topic_takes_larger_records_and_keeps_them():
     admin = FakeAdmin()
-    provision_topic(admin, DEAD_LETTERS)
+    provisioned(admin, DEAD_LETTERS)
     assert admin.topics["patient-profile.dlq"].config == {
         "cleanup.policy": "delete",
         "retention.ms": "-1",
@@ -53,7 +52,7 @@ def test_the_dead_letter_topic_takes_larger_records_and_keeps_them():
 @pytest.mark.parametrize(("brokers", "replicas"), [(1, 1), (2, 2), (3, 3), (5, 3)])
 def test_a_record_has_up_to_three_replicas(brokers, replicas):
     admin = FakeAdmin(brokers)
-    provision_topic(admin, TOPIC)
+    provisioned(admin)
     (created,) = admin.created
     assert created.replication_factor == replicas
     assert ("min.insync.replicas" in created.config) == (brokers >= 3)
@@ -62,16 +61,16 @@ def test_a_record_has_up_to_three_replicas(brokers, replicas):
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 def test_once_more_changes_nothing_and_says_that_it_exists(plan):
     admin = FakeAdmin(3)
-    provision_topic(admin, plan)
-    assert provision_topic(admin, plan) == Outcome(f"topic {plan.name}", "exists")
+    provisioned(admin, plan)
+    assert provisioned(admin, plan) == Outcome(f"topic {plan.name}", "exists")
     assert len(admin.created) == 1
 
 
 def test_a_topic_that_differs_is_reported():
     admin = FakeAdmin()
-    provision_topic(admin, TOPIC)
+    provisioned(admin)
     (other, _) = topic_plans("patient-profile", "dlq", 24, 1000)
-    assert differences(admin, other) == (
+    assert provisioned(admin, other).differences == (
         "it has 12 partitions, configured are 24",
         "retention.ms is -1, configured is 1000",
     )
@@ -84,19 +83,19 @@ def test_a_topic_that_differs_is_reported():
 )
 def test_policy_size_and_retention_are_compared_for_both_topics(plan, name, value):
     admin = FakeAdmin()
-    provision_topic(admin, plan)
+    provisioned(admin, plan)
     admin.topics[plan.name].config[name] = value
     configured = plan.config[name]
-    assert differences(admin, plan) == (
+    assert provisioned(admin, plan).differences == (
         f"{name} is {value}, configured is {configured}",
     )
 
 
 def test_a_topic_that_was_created_with_a_broker_missing_is_reported():
     admin = FakeAdmin(2)
-    provision_topic(admin, TOPIC)
+    provisioned(admin)
     admin.brokers = dict.fromkeys(range(3))
-    assert differences(admin) == (
+    assert provisioned(admin).differences == (
         "a partition has 2 replicas, and the cluster has brokers for 3: add replicas",
         "min.insync.replicas is 1, configured is 2",
         "unclean.leader.election.enable is true, configured is false",
@@ -107,7 +106,7 @@ def test_another_failure_is_not_swallowed():
     admin = FakeAdmin()
     admin.failure = KafkaError.TOPIC_AUTHORIZATION_FAILED
     with pytest.raises(KafkaException):
-        provision_topic(admin, TOPIC)
+        provisioned(admin)
 
 
 def test_the_table_is_created_once(dynamodb):
@@ -137,8 +136,9 @@ def test_a_table_with_another_key_is_reported(dynamodb, key, kind):
 )
 def test_an_answer_of_dynamodb_says_whether_to_wait(dynamodb, monkeypatch, code, kind):
     def refuse(**definition):
-        status: Any = {"ResponseMetadata": {"HTTPStatusCode": 400}}
-        raise ClientError({**status, "Error": {"Code": code}}, "CreateTable")
+        answer: Any = {"Error": {"Code": code}}
+        answer["ResponseMetadata"] = {"HTTPStatusCode": 400}
+        raise ClientError(answer, "CreateTable")
 
     monkeypatch.setattr(dynamodb, "create_table", refuse)
     with pytest.raises(kind, match=code.removesuffix("Exception")):

@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 from django.core.management import CommandError, call_command
 
-from profiles.management.commands import consume_profiles, rebuild_profiles
+from profiles.management.commands import consume_profiles
 
 
 class Restarted(Exception):
@@ -99,7 +99,7 @@ def test_a_rebuild_waits_while_dynamodb_throttles(consuming, dynamodb, monkeypat
         raise ClientError(error, "CreateTable")
 
     monkeypatch.setattr(dynamodb, "create_table", throttled)
-    monkeypatch.setattr(rebuild_profiles.time, "sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
     said = rebuild()
     assert said.count("waiting: DynamoDB answers Throttling") == 3
     assert "table new: created" in said

@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from django.conf import settings
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 8
 PRINTED = 10
 LOGGED = 100_000
-"""A log line says how far the audit is each time it has read so many records."""
+"""The number of records between two log lines on the audit's progress."""
 NOT_AUDITED = 2
 """Exit code when the audit failed: 1 means damage."""
 
@@ -108,11 +108,15 @@ class _System:
         return self._letters.letters
 
     def records(self, spans: Spans) -> Iterator[Record]:
-        total = sum(map(len, spans.values()))
-        for number, record in enumerate(self._log.records(spans), 1):
-            if number % LOGGED == 0:
-                log.info("read %d of %d records", number, total)
-            yield record
+        return logged(self._log.records(spans), sum(map(len, spans.values())))
+
+
+def logged(records: Iterable[Record], total: int) -> Iterator[Record]:
+    """The records, with a log line from time to time: a long audit shows progress."""
+    for number, record in enumerate(records, 1):
+        if number % LOGGED == 0:
+            log.info("read %d of %d records", number, total)
+        yield record
 
 
 def share(text: str) -> Share:
