@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -288,7 +289,7 @@ def test_a_signal_between_two_consumers_is_not_lost(consumers, monkeypatch):
     assert consumers.made[1].stopped == 3
 
 
-def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch):
+def test_a_signal_ends_the_wait_for_the_table(consumers, monkeypatch):
     def away(table):
         signal.raise_signal(signal.SIGTERM)
         raise StoreUnavailable("DynamoDB does not answer")
@@ -298,14 +299,14 @@ def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch)
     assert consumers.made == []
 
 
-def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers, caplog):
+def test_a_recreated_topic_gets_another_consumer(consumers, caplog):
     consumers.ends += [StartOver("topic was recreated"), None]
     run("consume_profiles")
     assert "topic was recreated: starting over" in caplog.text
     assert len(consumers.made) == 2
 
 
-def test_whoever_begins_anew_keeps_its_clients(consumers, kafka, monkeypatch):
+def test_the_next_consumer_gets_the_same_clients(consumers, kafka, monkeypatch):
     """Those of another topic or table are the same, and old ones would stay behind."""
     made = []
     dynamodb = client.connect()
@@ -325,7 +326,7 @@ def test_whoever_begins_anew_keeps_its_clients(consumers, kafka, monkeypatch):
 @pytest.mark.parametrize(
     "end", [RecordsMissing, StoreRefused, WrongTopic, KafkaUnavailable]
 )
-def test_what_an_operator_has_to_see_ends_the_command_with_its_sentence(consumers, end):
+def test_an_error_for_the_operator_ends_the_command_with_its_sentence(consumers, end):
     consumers.ends.append(end("This is what to do"))
     with pytest.raises(CommandError, match="This is what to do"):
         run("consume_profiles")
@@ -362,7 +363,7 @@ def test_until_caught_up_is_over_when_every_partition_is_read(
     assert all(asked)
 
 
-def test_a_grown_topic_is_consumed_by_the_count_that_it_had_where_it_is_asked_for(
+def test_a_grown_topic_is_consumed_by_its_former_count_with_the_option_grown(
     consumers, settings, monkeypatch
 ):
     def all_read(group, topic, partitions):
@@ -384,7 +385,7 @@ def test_a_grown_topic_is_consumed_by_the_count_that_it_had_where_it_is_asked_fo
     assert asked == [{*range(12)}]
 
 
-def test_consuming_waits_for_a_table_that_is_away(consumers, monkeypatch):
+def test_consuming_waits_while_dynamodb_does_not_answer(consumers, monkeypatch):
     answers = [StoreUnavailable("DynamoDB does not answer"), "store"]
 
     def identity(table):
@@ -433,14 +434,14 @@ def test_runserver_reports_a_property_that_kafka_s_client_does_not_know(
     assert served == [1]
 
 
-def test_runserver_with_kafka_has_nothing_to_say(monkeypatch, served):
+def test_runserver_with_kafka_prints_nothing(monkeypatch, served):
     monkeypatch.setattr(topics, "configured", lambda admin: TOPIC)
     output = io.StringIO()
     runserver.Command(stdout=output, stderr=output).inner_run()
     assert (output.getvalue(), served) == ("", [1])
 
 
-def test_serve_is_on_loopback_and_port_3000_unless_told(monkeypatch):
+def test_serve_is_on_loopback_and_port_3000_by_default(monkeypatch):
     asked: list[dict[str, Any]] = []
 
     class FakeGranian:
@@ -456,3 +457,11 @@ def test_serve_is_on_loopback_and_port_3000_unless_told(monkeypatch):
     assert asked[0]["blocking_threads"] == configured.WEB_THREADS
     assert asked[0]["websockets"] is False
     assert asked[1] == {"served": True}
+
+
+def test_serve_says_that_its_port_is_taken():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(CommandError, match="Address already in use"),
+    ):
+        run("serve", "--port", str(taken.getsockname()[1]))

@@ -39,7 +39,7 @@ def test_the_wheel_has_the_version(wheel):
     assert wheel.name.startswith(f"patient_profile-{patientsite.__version__}-py3")
 
 
-def test_the_wheel_holds_all_that_the_two_packages_hold_and_nothing_else(installed):
+def test_the_wheel_holds_the_two_packages_and_nothing_else(installed):
     def files(folder: Path) -> set[str]:
         return {
             str(path.relative_to(folder))

@@ -138,7 +138,7 @@ def world() -> World:
 FENCE = fence_name(Source(TOPIC.id, 0))
 
 
-def test_what_the_log_says_is_in_order(world):
+def test_an_item_that_equals_the_fold_of_its_records_is_in_order(world):
     assert found(world) == {F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
@@ -146,7 +146,7 @@ def test_what_the_log_says_is_in_order(world):
 # A system that runs
 
 
-def test_records_that_nobody_has_committed_are_behind(world):
+def test_records_that_are_not_committed_are_behind(world):
     world.post("1", Phone="2")
     world.post("n", Phone="2")
     assert found(world) == {F.BEHIND: ["1", "n"], F.IN_ORDER: ["f"]}
@@ -294,7 +294,7 @@ def test_a_value_that_the_history_never_had_is_diverged(world, name, value):
     assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"]}
 
 
-def test_an_item_that_is_gone_is_lost(world):
+def test_a_deleted_item_is_lost(world):
     del world.table["1"]
     assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["f"]}
     assert report_of(world).tallies[F.LOST].records == 3
@@ -307,7 +307,7 @@ def test_an_update_that_was_committed_and_not_applied_is_lost(world):
     assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["f"]}
 
 
-def test_a_restored_item_is_lost_where_it_ends(world):
+def test_a_restored_item_lacks_later_records_and_is_lost(world):
     before = {**world.table["1"]}
     world.post("1", Phone="2")
     world.catch_up()
@@ -343,7 +343,7 @@ def test_an_item_without_a_fence_is_unknown(world):
     assert found(world) == {F.UNKNOWN: ["9"], F.IN_ORDER: ["1", "f"]}
 
 
-def test_an_item_whose_fence_was_taken_is_unknown_and_nothing_else(world):
+def test_an_item_whose_fence_was_removed_is_unknown_and_nothing_else(world):
     del world.table["1"][FENCE]
     assert found(world) == {F.UNKNOWN: ["1"], F.IN_ORDER: ["f"]}
 
@@ -357,14 +357,14 @@ def test_an_item_without_a_record_is_unknown(world):
 # Dead letters
 
 
-def test_a_record_that_is_no_update_is_dead_lettered(world):
+def test_an_invalid_record_is_dead_lettered(world):
     place = world.produce(b"[", b"1")
     world.catch_up()
     assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
 
-def test_one_that_was_committed_and_is_no_dead_letter_is_lost(world):
+def test_an_invalid_record_that_was_committed_and_is_no_dead_letter_is_lost(world):
     place = world.produce(b"[", b"1")
     world.catch_up()
     world.letters.clear()
@@ -372,7 +372,7 @@ def test_one_that_was_committed_and_is_no_dead_letter_is_lost(world):
     assert report_of(world).damaged == 1
 
 
-def test_one_that_nobody_has_read_yet_is_behind(world):
+def test_an_invalid_record_that_is_not_committed_is_behind(world):
     place = world.produce(b"[", b"1")
     assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "f"]}
 
@@ -410,7 +410,7 @@ def test_an_item_at_rest_before_the_log_is_not_judged_and_its_next_update_is(wor
     assert found(world)[F.LOST] == ["f"]
 
 
-def test_what_the_retained_records_settle_is_judged(world):
+def test_attributes_that_the_retained_records_hold_are_judged(world):
     world.low[0] = 2
     world.table["1"]["LastName"] = {"S": "Eve"}
     assert found(world) == {F.NOT_JUDGED: ["1", "f"], F.DIVERGED: ["1"]}
@@ -422,7 +422,7 @@ def test_an_item_of_an_earlier_topic_is_not_judged_and_not_unknown(world):
     assert found(world) == {F.IN_ORDER: ["1", "f"], F.NOT_JUDGED: ["9"]}
 
 
-def test_an_item_that_went_on_with_this_topic_is_judged_as_far_as_it_tells(world):
+def test_an_item_of_two_topics_is_judged_by_the_records_of_this_one(world):
     world.table["1"][fence_name(EARLIER)] = {"N": "5000"}
     world.table["1"]["Email"] = {"S": "of@before.example"}
     assert found(world) == {F.NOT_JUDGED: ["1"], F.IN_ORDER: ["f"]}
@@ -433,19 +433,19 @@ def test_an_item_that_went_on_with_this_topic_is_judged_as_far_as_it_tells(world
 # Outside the patient's partition
 
 
-def test_one_that_is_on_the_dead_letter_topic_is_a_dead_letter(world):
+def test_a_misplaced_record_on_the_dead_letter_topic_is_a_dead_letter(world):
     place = world.post("1", 1, FirstName="Anke")
     world.catch_up()
     assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
 
-def test_one_that_nobody_has_read_yet_is_behind_and_damages_nothing(world):
+def test_a_misplaced_record_that_is_not_committed_is_behind(world):
     place = world.post("1", 1, FirstName="Anke")
     assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "f"]}
 
 
-def test_one_that_was_committed_and_is_neither_applied_nor_a_dead_letter_is_lost(world):
+def test_a_misplaced_record_that_was_committed_and_is_no_dead_letter_is_lost(world):
     place = world.post("1", 1, FirstName="Anke")
     world.catch_up()
     world.letters.clear()
@@ -472,14 +472,14 @@ def test_an_item_that_includes_one_of_an_earlier_release_is_diverged(
     assert report_of(world).tallies[F.DIVERGED].records == (not replayed)
 
 
-def test_an_item_of_nothing_else_is_diverged(world):
+def test_an_item_of_misplaced_records_only_is_diverged(world):
     world.post("q", 1, FirstName="Quin")
     world.apply_as_earlier_releases(1)
     world.commit()
     assert found(world) == {F.DIVERGED: ["q"], F.IN_ORDER: ["1", "f"]}
 
 
-def test_an_item_that_includes_one_is_diverged_though_the_log_has_lost_it(world):
+def test_an_item_with_a_misplaced_record_is_diverged_after_the_log_was_truncated(world):
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
     world.commit()
@@ -487,7 +487,7 @@ def test_an_item_that_includes_one_is_diverged_though_the_log_has_lost_it(world)
     assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"]}
 
 
-def test_one_after_those_that_an_item_includes_is_a_dead_letter_of_its_own(world):
+def test_a_misplaced_record_after_an_included_one_is_a_dead_letter(world):
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
     place = world.post("1", 1, FirstName="Anni")
@@ -496,7 +496,7 @@ def test_one_after_those_that_an_item_includes_is_a_dead_letter_of_its_own(world
     assert found(world) == expected
 
 
-def test_no_update_of_its_own_right_beside_one_is_a_dead_letter_as_ever(world):
+def test_an_invalid_record_beside_a_misplaced_one_is_a_dead_letter(world):
     """Below the fence there, and nothing that an earlier release applied either."""
     place = world.produce(b"[", b"1", 1)
     world.apply(1)
@@ -507,7 +507,7 @@ def test_no_update_of_its_own_right_beside_one_is_a_dead_letter_as_ever(world):
     assert found(world) == expected
 
 
-def test_where_no_fence_can_be_read_nothing_is_said_of_one(world):
+def test_a_misplaced_record_has_no_finding_if_the_item_has_no_fence(world):
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
     world.commit()

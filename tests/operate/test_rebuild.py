@@ -38,7 +38,7 @@ def restarted(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "group"), [([], "profiles-new"), (["--group", "mine"], "mine")]
 )
-def test_it_becomes_a_process_for_the_table_and_its_group(restarted, options, group):
+def test_it_restarts_with_the_table_and_its_group(restarted, options, group):
     with pytest.raises(Restarted):
         call_command("rebuild_profiles", "--table", "new", *options)
     (environ,) = restarted
@@ -46,7 +46,7 @@ def test_it_becomes_a_process_for_the_table_and_its_group(restarted, options, gr
     assert environ["PATH"] == os.environ["PATH"]
 
 
-def test_a_group_that_serves_another_table_is_not_taken(restarted, settings):
+def test_the_group_of_another_table_is_refused(restarted, settings):
     settings.KAFKA_GROUP_ID = "live"
     with pytest.raises(CommandError, match="live: name the group .* with --group"):
         call_command("rebuild_profiles", "--table", "new")

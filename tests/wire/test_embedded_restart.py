@@ -56,9 +56,7 @@ def status(web: Web) -> int:
     return answer.status_code
 
 
-def test_a_restart_of_the_embedded_broker_needs_none_of_the_web_process(
-    tansu, tmp_path
-):
+def test_the_web_process_survives_a_restart_of_the_embedded_broker(tansu, tmp_path):
     environ = stack_on(tmp_path, tansu.address, "http://127.0.0.1:1").environ
     with Web(tmp_path, environ) as web:
         for _ in range(20):
