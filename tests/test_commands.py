@@ -226,7 +226,7 @@ def test_provision_refuses_an_engine_that_is_not_proven(
 
 
 class FakeConsumer:
-    """Stands in for ProfileConsumer; its runs end as they are told to."""
+    """Stands in for ProfileConsumer; a test sets how its runs end."""
 
     ends: list[Exception | None] = []
     made: list[FakeConsumer] = []

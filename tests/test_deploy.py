@@ -1,7 +1,7 @@
 """The manifests and docs/deploy.md, held to schemas and to the code that they deploy.
 
 In: the YAML of deploy/kubernetes, the JSON and the commands of the document. Kubernetes'
-schemas come with kubernetes-validate, KEDA's are in tests/schemas. No cluster is asked.
+schemas come with kubernetes-validate, KEDA's are in tests/schemas. Needs no cluster.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def test_the_ingress_limits_sign_in_requests():
 
 
 def annotation(ingress: str, name: str) -> str:
-    """What an ingress asks of the one controller that the network lets in."""
+    """The annotations of an ingress for the one controller that the policy admits."""
     manifest = the("Ingress", ingress)
     assert manifest["spec"]["ingressClassName"] == "nginx"
     assert "ingress-nginx" in str(the("NetworkPolicy", "visitors"))
@@ -354,7 +354,7 @@ ELSEWHERE = {"DeleteItem"}
 
 
 def calls(module: str) -> set[str]:
-    """What a module asks of its DynamoDB client: operations, waiters, paginators."""
+    """What a module uses of its DynamoDB client: operations, waiters, paginators."""
     found = set()
     for node in ast.walk(ast.parse((ROOT / "profiles" / module).read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

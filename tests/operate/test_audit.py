@@ -25,7 +25,7 @@ EARLIER = Source("an earlier topic", 0)
 
 
 class World:
-    """Two of a topic's partitions, a table, and a consumer that is done in steps."""
+    """Two of a topic's partitions, a table, and a consumer that runs step by step."""
 
     def __init__(self) -> None:
         self.log: dict[int, list[Record]] = {0: [], 1: []}
@@ -41,13 +41,15 @@ class World:
 
     def produce(self, value: bytes | None, key: bytes, partition: int = 0) -> Receipt:
         log = self.log[partition]
-        place = Receipt(Source(TOPIC.id, partition), len(log))
+        receipt = Receipt(Source(TOPIC.id, partition), len(log))
         moment = NOW_MS + sum(map(len, self.log.values()))
-        log.append(Record(TOPIC.name, place.source, place.offset, moment, key, value))
-        return place
+        log.append(
+            Record(TOPIC.name, receipt.source, receipt.offset, moment, key, value)
+        )
+        return receipt
 
     def apply(self, partition: int = 0) -> None:
-        """Apply the next record, if there is one; nothing is committed."""
+        """Apply the next record, if there is one, without a commit."""
         offset = self.applied[partition]
         if offset < len(self.log[partition]):
             self.applied[partition] += 1
@@ -62,7 +64,7 @@ class World:
         self._merge(record, update.patient_id, update.fields)
 
     def apply_as_earlier_releases(self, partition: int) -> None:
-        """Apply the next record, whatever its partition is."""
+        """Apply the next record without a check of its partition."""
         record = self.log[partition][self.applied[partition]]
         self.applied[partition] += 1
         body = json.loads(record.value or b"")
@@ -116,7 +118,7 @@ def report_of(world: World, share: Share | None = None) -> Report:
 
 
 def found(world: World) -> dict[Finding, list[str]]:
-    """PatientIds, and places of records that are no update, by finding."""
+    """PatientIds, and receipts of invalid records, by finding."""
     return {
         finding: [*tally.patients, *map(str, tally.receipts)]
         for finding, tally in report_of(world).tallies.items()
@@ -126,7 +128,7 @@ def found(world: World) -> dict[Finding, list[str]]:
 
 @pytest.fixture
 def world() -> World:
-    """Two patients: one with a history, caught up; nothing is wrong."""
+    """Two patients, all records applied and committed, no damage."""
     world = World()
     world.post("1", FirstName="Ann", LastName="Lee", Phone="1")
     world.post("f", FirstName="Bob")
@@ -161,7 +163,7 @@ def test_an_update_that_is_applied_and_not_committed_is_in_order(world):
 
 
 class Running(World):
-    """Goes on between and within the readings."""
+    """Updates, applies and commits between and within the readings."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -225,7 +227,7 @@ FORMER = {"S": str(Incarnation(TOPIC.id, "a former table"))}
 
 @pytest.mark.parametrize("seed", range(50))
 def test_a_restored_table_is_behind_until_it_is_filled_again(seed):
-    """Its items show more than their fences say; or less, by a late write."""
+    """Its items show values past their fences, or lack some after a late write."""
     choose = random.Random(seed)
     world = World()
     numbers = map(str, count())
@@ -358,23 +360,23 @@ def test_an_item_without_a_record_is_unknown(world):
 
 
 def test_an_invalid_record_is_dead_lettered(world):
-    place = world.produce(b"[", b"1")
+    receipt = world.produce(b"[", b"1")
     world.catch_up()
-    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert found(world) == {F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
 
 def test_an_invalid_record_that_was_committed_and_is_no_dead_letter_is_lost(world):
-    place = world.produce(b"[", b"1")
+    receipt = world.produce(b"[", b"1")
     world.catch_up()
     world.letters.clear()
-    assert found(world) == {F.LOST: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert found(world) == {F.LOST: [str(receipt)], F.IN_ORDER: ["1", "f"]}
     assert report_of(world).damaged == 1
 
 
 def test_an_invalid_record_that_is_not_committed_is_behind(world):
-    place = world.produce(b"[", b"1")
-    assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "f"]}
+    receipt = world.produce(b"[", b"1")
+    assert found(world) == {F.BEHIND: [str(receipt)], F.IN_ORDER: ["1", "f"]}
 
 
 @pytest.mark.parametrize("applied", [True, False], ids=["rebuilt", "left out"])
@@ -382,13 +384,13 @@ def test_an_invalid_record_that_is_not_committed_is_behind(world):
 def test_an_update_that_was_a_dead_letter_once_may_be_in_the_item_or_not(
     world, applied, last
 ):
-    place = world.post("1", Phone="2")
+    receipt = world.post("1", Phone="2")
     world.applied[0] += not applied
     if not last:
         world.post("1", LastName="Lu")
     world.catch_up()
-    world.letters.add(place)
-    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
+    world.letters.add(receipt)
+    assert found(world) == {F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["1", "f"]}
 
 
 # What can't be judged whole
@@ -434,22 +436,22 @@ def test_an_item_of_two_topics_is_judged_by_the_records_of_this_one(world):
 
 
 def test_a_misplaced_record_on_the_dead_letter_topic_is_a_dead_letter(world):
-    place = world.post("1", 1, FirstName="Anke")
+    receipt = world.post("1", 1, FirstName="Anke")
     world.catch_up()
-    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert found(world) == {F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
 
 def test_a_misplaced_record_that_is_not_committed_is_behind(world):
-    place = world.post("1", 1, FirstName="Anke")
-    assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "f"]}
+    receipt = world.post("1", 1, FirstName="Anke")
+    assert found(world) == {F.BEHIND: [str(receipt)], F.IN_ORDER: ["1", "f"]}
 
 
 def test_a_misplaced_record_that_was_committed_and_is_no_dead_letter_is_lost(world):
-    place = world.post("1", 1, FirstName="Anke")
+    receipt = world.post("1", 1, FirstName="Anke")
     world.catch_up()
     world.letters.clear()
-    assert found(world) == {F.LOST: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert found(world) == {F.LOST: [str(receipt)], F.IN_ORDER: ["1", "f"]}
 
 
 @pytest.mark.parametrize("fields", [{}, {"FirstName": "Anke"}, {"FirstName": "Ann"}])
@@ -458,15 +460,15 @@ def test_a_misplaced_record_that_was_committed_and_is_no_dead_letter_is_lost(wor
 def test_an_item_that_includes_one_of_an_earlier_release_is_diverged(
     world, fields, newest, replayed
 ):
-    """Whichever of the two came last: nothing kept their order."""
-    place = world.post("1", 1, **fields)
+    """Whichever came last: records of two partitions have no order."""
+    receipt = world.post("1", 1, **fields)
     world.apply_as_earlier_releases(1)
     if not newest:
         world.post("1", FirstName="Anna")
     world.catch_up()
     if replayed:  # this release has read it, too
-        world.letters.add(place)
-    dead = {F.DEAD_LETTERED: [str(place)]} if replayed else {}
+        world.letters.add(receipt)
+    dead = {F.DEAD_LETTERED: [str(receipt)]} if replayed else {}
     assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"], **dead}
     assert report_of(world).damaged == 1
     assert report_of(world).tallies[F.DIVERGED].records == (not replayed)
@@ -490,20 +492,20 @@ def test_an_item_with_a_misplaced_record_is_diverged_after_the_log_was_truncated
 def test_a_misplaced_record_after_an_included_one_is_a_dead_letter(world):
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
-    place = world.post("1", 1, FirstName="Anni")
+    receipt = world.post("1", 1, FirstName="Anni")
     world.catch_up()
-    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["f"]}
+    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["f"]}
     assert found(world) == expected
 
 
 def test_an_invalid_record_beside_a_misplaced_one_is_a_dead_letter(world):
-    """Below the fence there, and nothing that an earlier release applied either."""
-    place = world.produce(b"[", b"1", 1)
+    """It is below that partition's fence, but no release ever applied it."""
+    receipt = world.produce(b"[", b"1", 1)
     world.apply(1)
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
     world.commit()
-    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["f"]}
+    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["f"]}
     assert found(world) == expected
 
 
@@ -553,9 +555,9 @@ def test_no_report_holds_a_value(world):
     world.table["1"]["FirstName"] = {"S": "Eve"}
     world.produce(b'"Mallory"', b"1")
     report = report_of(world)
-    told = "".join(as_text(report)) + json.dumps(as_json(report)) + repr(report)
+    printed = "".join(as_text(report)) + json.dumps(as_json(report)) + repr(report)
     for value in ("Eve", "Ann", "Mallory", "Lee"):
-        assert value not in told
+        assert value not in printed
 
 
 def test_a_long_audit_logs_its_progress_and_hands_on_every_record(

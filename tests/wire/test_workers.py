@@ -50,11 +50,11 @@ def test_the_refusals_of_two_workers_are_added_up_whichever_answers(web):
         path = f"{web.url}/patientprofile"
         answer = requests.post(path, b"{", headers=json, timeout=10)
         assert answer.status_code == 400
-    told = [figures(web.url) for _ in range(10)]
-    seen = [one["profile_requests_refused"] for one in told]
+    read = [figures(web.url) for _ in range(10)]
+    seen = [one["profile_requests_refused"] for one in read]
     assert seen == [{"_total{'status': '400'}": 40}] * 10
     # Only a consumer reports lag: the sum over workers would be wrong.
-    assert not any(one.get("profile_lag_records") for one in told)
+    assert not any(one.get("profile_lag_records") for one in read)
 
 
 def test_workers_end_on_sigterm(web):
