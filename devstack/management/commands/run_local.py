@@ -18,6 +18,7 @@ from devstack.fences import clear_old_fences
 from devstack.supervisor import Interrupted, RunFailed, Supervisor
 from profiles.dynamodb import client
 from profiles.kafka import clients, topics
+from profiles.management import errors
 
 LOGS = settings.VAR_DIR / "log"
 TABLES = settings.VAR_DIR / "dynamodb"
@@ -61,8 +62,9 @@ class Command(BaseCommand):
             "--stop", action="store_true", help="stop what --detach started"
         )
 
+    @errors.as_sentences(RunFailed)
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run by option; exit code 1 where the run fails."""
+        """Run by option; exit code 1 if the run fails or a second Ctrl-C kills it."""
         LOGS.mkdir(parents=True, exist_ok=True)
         try:
             if options["stop"]:
@@ -71,8 +73,6 @@ class Command(BaseCommand):
                 background.start(PID_FILE, LOGS / "engines.log", self._say)
             else:
                 self._run(_ports(), options["engines_only"])
-        except RunFailed as error:
-            raise CommandError(f"{error}.") from None
         except Interrupted:
             raise CommandError(
                 "Stopped at once: the last accepted updates may be missing in the table."
