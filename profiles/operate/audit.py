@@ -46,9 +46,6 @@ class Share:
     def has(self, key: bytes) -> bool:
         return crc32(key) % self.of < self.parts
 
-    def __str__(self) -> str:
-        return f"{self.parts}/{self.of}"
-
 
 @dataclass(slots=True)
 class Tally:
