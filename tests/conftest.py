@@ -59,7 +59,7 @@ def dynamodb(moto, settings, monkeypatch):
     for table in moto.list_tables()["TableNames"]:
         moto.delete_table(TableName=table)
     moto.create_table(**items.table_definition(settings.DYNAMODB_TABLE))
-    monkeypatch.setattr(client, "connect", lambda: moto)
+    monkeypatch.setattr(client, "connect", lambda attempts=1: moto)
     reader.profiles.cache_clear()
     yield moto
     reader.profiles.cache_clear()

@@ -36,7 +36,7 @@ def admin(settings):
     settings.KAFKA_PARTITIONS = TOPIC.partitions
     admin: Any = FakeAdmin()
     plan = topic_plans(TOPIC.name, "dlq", TOPIC.partitions, -1)[0]
-    [*provision_topic(admin, plan)]
+    provision_topic(admin, plan)
     return admin
 
 

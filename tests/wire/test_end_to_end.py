@@ -187,8 +187,8 @@ def test_what_is_no_update_goes_to_the_dead_letter_topic_untouched(running, pati
 
 
 def test_consumers_share_the_partitions_and_leave_on_sigterm(running, web):
-    # A group of their own: the embedded broker may never give partitions again in one
-    # that members leave while others join.
+    # A group of their own: if members leave while others join, the embedded broker may
+    # never assign partitions in that group again.
     shared = running.in_group("shared")
     with shared.member("first") as first, shared.member("second") as second:
         patients = [f"shared-{number}" for number in range(50)]
@@ -225,7 +225,7 @@ def test_every_item_is_the_fold_of_what_was_accepted_though_consumers_die(runnin
 
 
 def post_all(web: Web, bodies: Bodies, log: Log) -> None:
-    """Post until a None, and note each accepted body under its offset."""
+    """Post until None comes, and keep each accepted body by its offset."""
     with requests.Session() as session:
         while (body := bodies.get()) is not None:
             url = f"{web.url}/patientprofile"
@@ -269,7 +269,7 @@ def read_all(running: Stack, topic: str, partitions: int) -> list[Any]:
             "enable.partition.eof": True,
         }
     )
-    # Assigned, not subscribed: to join a group takes Tansu half a session's time.
+    # Assigned, not subscribed: joining a group takes half a session timeout on Tansu.
     places = [TopicPartition(topic, at, OFFSET_BEGINNING) for at in range(partitions)]
     reader.assign(places)
     records, open_partitions = [], set(range(partitions))

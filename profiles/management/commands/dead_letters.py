@@ -22,7 +22,8 @@ from profiles.core.records import (
 from profiles.kafka import clients, topics
 from profiles.kafka.dead_letters import DeadLetterReader, DeadLetterWriter, Letter
 from profiles.kafka.producer import NotAcknowledged, Publisher
-from profiles.kafka.reader import LogMoved, LogReader
+from profiles.kafka.reader import LogReader
+from profiles.management import errors
 from profiles.operate.redrive import Redriven, redrive
 
 BATCH = 100
@@ -63,16 +64,14 @@ class Command(BaseCommand):
         redriving.add_argument("receipt", nargs="?", help="only this one")
         redriving.add_argument("--yes", action="store_true", help="do it")
 
+    @errors.as_sentences()
     def handle(self, *args: Any, **options: Any) -> None:
         """Read the topic, then run the action."""
-        try:
-            with clients.admin() as admin:
-                topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
-            self._letters = DeadLetterReader(LogReader(clients.group_reader(), topic))
-            self._letters.read()
-            getattr(self, f"_{options['action']}")(**options)
-        except _FAILURES as error:
-            raise CommandError(f"{error}.") from None
+        with clients.admin() as admin:
+            topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
+        self._letters = DeadLetterReader(LogReader(clients.group_reader(), topic))
+        self._letters.read()
+        getattr(self, f"_{options['action']}")(**options)
 
     def _list(self, **options: Any) -> None:
         """Reason, source, age and count; no values."""
@@ -174,9 +173,6 @@ class Command(BaseCommand):
             f"written {letter.copies} times" if letter.copies > 1 else "written once",
             f"redriven as {redriven}" if redriven else "not redriven",
         ]
-
-
-_FAILURES = (topics.KafkaUnavailable, topics.WrongTopic, LogMoved, NotAcknowledged)
 
 
 def _batches(updates: Iterator[tuple[Letter, ProducerRecord]]) -> Iterator[Batch]:
