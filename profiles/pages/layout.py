@@ -78,7 +78,7 @@ def shown(item: Item) -> dict[str, str]:
     return {name: readable.get(name, UNREADABLE) for name in COLUMNS if name in item}
 
 
-def as_json(item: Item) -> str:
+def as_json(item: Item | None) -> str:
     """The item as people read it; bytes, which JSON can't hold, are not shown."""
     return json.dumps(
         item,

@@ -5,7 +5,6 @@ In: a PatientId. Out: HTML. Reads the table and the log; never writes either.
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from typing import Any
 
@@ -16,7 +15,6 @@ from django.views.decorators.http import require_safe
 
 from profiles.access import audit_trail
 from profiles.access.callers import page
-from profiles.core import items
 from profiles.core.items import Item
 from profiles.core.records import partition_of
 from profiles.dynamodb import reader
@@ -27,8 +25,12 @@ from profiles.kafka.topics import KafkaUnavailable, WrongTopic
 from profiles.pages import timeline
 from profiles.pages.layout import (
     COLUMNS,
+    as_json,
+    bad_request,
     framed,
+    iso,
     label,
+    shown,
     table_unavailable,
     unavailable,
 )
@@ -45,37 +47,39 @@ _readers = Gate(2)
 @require_safe
 def profile_detail(request: HttpRequest, patient_id: str) -> HttpResponse:
     """One patient: the fields, the item as the table holds it, and the timeline."""
-    before = _offset(request.GET.get("before", ""))
     try:
+        before = _offset(request.GET.get("before", ""))
         item, story, problem = _look_up(patient_id, before)
+    except BadRequest as error:
+        return bad_request(request, error)
     except StoreUnavailable as error:
         return table_unavailable(request, error)
     except topics.KafkaUnavailable as error:
         return unavailable(
             request,
-            "No profile, and Kafka can't be read",
+            "Kafka is unavailable",
             error,
-            "The table has no such profile; whether an update waits on the topic can't "
-            "be told until Kafka answers.",
+            "There is no profile of this patient. Pending updates are shown when Kafka "
+            "answers again.",
         )
     if item is None and not (story and story.entries) and before is None:
         return framed(
             request,
             "profiles/missing.html",
             status=404,
-            title="No such patient",
+            title="Patient not found",
             patient_id=patient_id,
             story=story,
         )
     audit_trail.note(request, "view", [patient_id])
-    profile = {} if item is None else items.profile(item)
+    profile = {} if item is None else shown(item)
     return framed(
         request,
         "profiles/detail.html",
         title=patient_id,
         exists=item is not None,
         fields=[(label(name), profile.get(name)) for name in COLUMNS],
-        item=json.dumps(item, indent=2, sort_keys=True, ensure_ascii=False),
+        item=as_json(item),
         before=before,
         story=story,
         entries=[_shown(entry) for entry in story.entries] if story else [],
@@ -118,13 +122,12 @@ def _read_timeline(patient_id: str, before: int | None) -> tuple[Item | None, Ti
 
 def _shown(entry: timeline.Entry) -> dict[str, Any]:
     changes = [(label(name), value) for name, value in entry.changes.items()]
-    at = items.iso_timestamp(entry.timestamp_ms) if entry.timestamp_ms >= 0 else ""
-    return {"entry": entry, "at": at, "changes": changes}
+    return {"entry": entry, "at": iso(entry.timestamp_ms), "changes": changes}
 
 
 def _offset(text: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise BadRequest("`before` is not an offset.")
+        raise BadRequest("Invalid offset.")
     return int(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from profiles.kafka import topics
 from profiles.kafka.reader import LogReader
 from profiles.pages import patient, timeline
 from tests.fakes import OURS, TOPIC, update_at
-from tests.pages.shown import get_page, rows
+from tests.pages.shown import UNREADABLE, get_page, rows
 
 pytestmark = pytest.mark.usefixtures("kafka")
 
@@ -174,4 +175,27 @@ def test_without_kafka_nobody_is_told_to_be_unknown(dynamodb):
 
 @pytest.mark.parametrize("before", ["x", "-1", "1.5", "٣", "9" * 30])
 def test_what_is_no_offset_is_a_400_page(store, before):
-    assert get_page("/profiles/1/", before=before).status_code == 400
+    response = get_page("/profiles/1/", before=before)
+    assert response.status_code == 400
+    assert "Invalid offset." in response.content.decode()
+
+
+@pytest.mark.parametrize("attributes", UNREADABLE, ids=str)
+def test_what_can_not_be_read_of_an_item_is_shown_as_unreadable(
+    dynamodb, story, attributes
+):
+    item = {"PatientId": {"S": "1"}, "LastName": {"S": "Doe"}, **attributes}
+    dynamodb.put_item(TableName="patient-profile", Item=item)
+    story(entry(9, timeline.Fate.APPLIED))
+    for path in ("/profiles/", "/profiles/1/"):
+        response = get_page(path)
+        shown = html.unescape(response.content.decode())
+        assert (response.status_code, "Doe" in shown) == (200, True)
+        assert ("unreadable" in shown) or "FirstName" not in attributes
+
+
+@pytest.mark.parametrize("timestamp_ms", [2**60, -(2**60), -1])
+def test_a_record_whose_timestamp_is_no_date_is_shown(store, story, timestamp_ms):
+    store("1")
+    story(replace(entry(9, timeline.Fate.WAITING), timestamp_ms=timestamp_ms))
+    assert "unreadable" in get_page("/profiles/1/").content.decode()
