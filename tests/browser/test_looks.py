@@ -30,7 +30,7 @@ SCREENSHOTS = Path(__file__).resolve().parents[2] / "var" / "screenshots"
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
-    "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
+    "narrow": {"viewport": {"width": 375, "height": 812}, "color_scheme": "light"},
 }
 SHOWN = "shown/1"
 VISITED = {
@@ -42,6 +42,9 @@ VISITED = {
     "waiting": detail("shown/waiting"),
     "unknown": "/profiles/nobody/",
     "pipeline": "/pipeline/",
+    "bad-request": "/profiles/?cursor=x",
+    "not-found": "/pipeline/nothing",
+    "sign-in": "/admin/login/",
 }
 
 
