@@ -27,7 +27,7 @@ from profiles.pages.layout import (
     bad_request,
     framed,
     label,
-    shown,
+    readable,
     table_unavailable,
 )
 
@@ -80,7 +80,7 @@ def profile_list(request: HttpRequest) -> HttpResponse:
         return bad_request(request, error)
     except StoreUnavailable as error:
         return table_unavailable(request, error)
-    profiles = _sorted([shown(item) for item in found.items], query.sort)
+    profiles = _sorted([readable(item) for item in found.items], query.sort)
     audit_trail.note(request, "list", [profile[items.KEY] for profile in profiles])
     return framed(
         request,

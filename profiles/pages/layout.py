@@ -72,14 +72,14 @@ def label(name: str) -> str:
     return re.sub(r"\bid\b", "ID", words)
 
 
-def shown(item: Item) -> dict[str, str]:
-    """The profile that a page shows, with a word for each value that is no string."""
-    readable = items.profile(item)
-    return {name: readable.get(name, UNREADABLE) for name in COLUMNS if name in item}
+def readable(item: Item) -> dict[str, str]:
+    """The profile as text: UNREADABLE stands for a value that is no string."""
+    profile = items.profile(item)
+    return {name: profile.get(name, UNREADABLE) for name in COLUMNS if name in item}
 
 
 def as_json(item: Item | None) -> str:
-    """The item as people read it; bytes, which JSON can't hold, are not shown."""
+    """The item as JSON; for bytes, which JSON can't hold, it gives their number."""
     return json.dumps(
         item,
         indent=2,
@@ -90,7 +90,7 @@ def as_json(item: Item | None) -> str:
 
 
 def iso(timestamp_ms: int) -> str:
-    """A record's timestamp as ISO 8601; empty if it is no date (any producer sets it)."""
+    """A record's timestamp as ISO 8601; empty if it is no date: a producer may set it."""
     try:
         return items.iso_timestamp(timestamp_ms) if timestamp_ms >= 0 else ""
     except OverflowError:

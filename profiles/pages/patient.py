@@ -30,7 +30,7 @@ from profiles.pages.layout import (
     framed,
     iso,
     label,
-    shown,
+    readable,
     table_unavailable,
     unavailable,
 )
@@ -72,7 +72,7 @@ def profile_detail(request: HttpRequest, patient_id: str) -> HttpResponse:
             story=story,
         )
     audit_trail.note(request, "view", [patient_id])
-    profile = {} if item is None else shown(item)
+    profile = {} if item is None else readable(item)
     return framed(
         request,
         "profiles/detail.html",

@@ -1,6 +1,6 @@
-"""Every page in light, dark and narrow: accessible, fitting, and put down as a picture.
+"""Every page in light, dark and narrow: accessible, and no wider than the window.
 
-The pictures are for people to look at: `var/screenshots/`.
+It leaves screenshots for people to look at: `var/screenshots/`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ VISITED = {
 
 @pytest.fixture(scope="module")
 def scenery(web, running, the_consumer):
-    """Something of everything that the pages show."""
+    """An example of everything that the pages show."""
     if not the_consumer.running:
         the_consumer.start()
     names = ["John", "Ana", "Zo\u00eb", "Li"]

@@ -1,4 +1,4 @@
-"""The pages in Chromium, as a person uses them: from a POST to the pipeline."""
+"""The pages in Chromium, as people use them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def row(page: Page, patient: str):
     )
 
 
-def test_an_update_is_seen_from_the_post_to_the_pipeline(
+def test_an_update_shows_in_the_list_the_timeline_and_the_pipeline(
     open_page, web, consumer, patient
 ):
     open_page.goto(f"/profiles/?q={quote(patient, safe='')}")
@@ -83,7 +83,7 @@ def test_the_consumer_that_a_partition_is_assigned_to_is_shown_or_unknown(
     expect(partition(open_page, 0).nth(3)).to_contain_text(owner, timeout=SOON_MS)
 
 
-def test_what_waits_is_shown_before_there_is_a_profile_and_becomes_applied(
+def test_a_waiting_update_is_shown_before_there_is_a_profile_and_becomes_applied(
     open_page, web, no_consumer, patient
 ):
     post(web, {"PatientId": patient, "LastName": "Doe"})
@@ -162,40 +162,40 @@ STATE = """() => [
 
 @pytest.fixture
 def clocked(open_page):
-    """The list, its time in our hand, and how often it asked for itself since."""
+    """The list with a fake clock, and the requests for it from then on."""
     open_page.clock.install()
     open_page.goto("/profiles/")
-    asked: list[Request] = []
+    requested: list[Request] = []
 
     def note(request: Request) -> None:
         if request.url.endswith("/profiles/"):
-            asked.append(request)
+            requested.append(request)
 
     open_page.on("request", note)
-    return open_page, asked
+    return open_page, requested
 
 
-def test_a_hidden_tab_asks_for_nothing_until_it_is_seen_again(clocked):
-    page, asked = clocked
+def test_a_hidden_tab_sends_no_requests_until_it_is_shown_again(clocked):
+    page, requested = clocked
     hide = "hidden => Object.defineProperty(document, 'hidden', {value: hidden, configurable: true})"
     page.evaluate(hide, True)
     page.clock.run_for(60_000)
-    assert asked == []
+    assert requested == []
     page.evaluate(hide, False)
     with page.expect_request("**/profiles/"):
         page.clock.run_for(3_000)
 
 
 def test_the_refresh_can_be_paused_and_stays_so(clocked):
-    page, asked = clocked
+    page, requested = clocked
     pause = page.get_by_role("button", name="Pause")
     pause.click()
     page.reload()
     expect(pause).to_have_attribute("aria-pressed", "true")
     expect(page.get_by_text("Paused.")).to_be_visible()
-    asked.clear()
+    requested.clear()
     page.clock.run_for(60_000)
-    assert asked == []
+    assert requested == []
 
 
 def test_a_refresh_that_fails_says_so_and_goes_on(clocked):
@@ -282,11 +282,11 @@ def test_without_kafka_the_pages_say_so_and_show_the_rest(
 ):
     post(web, {"PatientId": patient, "FirstName": "John"})
     await_applied(running, patient)
-    nobody = stack_on(
+    without_kafka = stack_on(
         running.directory, "127.0.0.1:9", running.environ["DYNAMODB_ENDPOINT_URL"]
     )
     with (
-        Started(nobody.directory, nobody.environ, "away") as alone,
+        Started(without_kafka.directory, without_kafka.environ, "away") as alone,
         browser.new_context(base_url=alone.url) as context,
     ):
         page = context.new_page()
@@ -310,8 +310,8 @@ def test_the_chart_shows_what_is_accepted_and_applied(
 
     def posted() -> bool:
         post(web, *[{"PatientId": patient} for _ in range(100)])
-        said = open_page.get_by_role("img").get_attribute("aria-label") or ""
-        rates = [float(rate) for rate in re.findall(r"\d+\.\d", said)]
+        label = open_page.get_by_role("img").get_attribute("aria-label") or ""
+        rates = [float(rate) for rate in re.findall(r"\d+\.\d", label)]
         return rates[0] > 0 and rates[1] > 0
 
     wait_until(posted, 30, "the chart shows no rate")
