@@ -33,6 +33,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "narrow": {"viewport": {"width": 375, "height": 812}, "color_scheme": "light"},
 }
 SHOWN = "shown/1"
+LONG = "x" * 128
 VISITED = {
     "profiles": "/profiles/?name=Shown",
     "sorted": "/profiles/?name=Shown&sort=-FirstName",
@@ -40,6 +41,7 @@ VISITED = {
     "profile": detail(SHOWN),
     "misplaced": detail("shown/2"),
     "waiting": detail("shown/waiting"),
+    "long": detail(LONG),
     "unknown": "/profiles/nobody/",
     "pipeline": "/pipeline/",
     "bad-request": "/profiles/?cursor=x",
@@ -82,6 +84,7 @@ def scenery(web, running, the_consumer):
         ExpressionAttributeValues={":f": {"N": "0"}},
     )
     post(web, {"PatientId": "shown/waiting", "FirstName": "Tom"})
+    post(web, {"PatientId": LONG, "FirstName": "W" * 100, "Address": "1 High St " * 20})
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -54,6 +54,8 @@ def test_the_page_renders_and_says_so_when_all_is_away(page):
     for name in OBSERVED:
         assert f"{name} is away" in content
     assert content.count(">down<") == 2
+    assert "lag unknown" in content
+    assert "0.0<small>/s" not in content
 
 
 def test_the_page_shows_each_partition(page):
