@@ -8,7 +8,7 @@ import pytest
 
 from profiles.api import posting
 from profiles.consumer import loop
-from profiles.dynamodb import client, reader, writer
+from profiles.dynamodb import attempt, client, reader
 from profiles.kafka import (
     clients,
     dead_letters,
@@ -85,7 +85,7 @@ def test_a_call_of_dynamodb_is_over_within_seconds():
 
 def test_a_consumer_ends_within_the_ten_seconds_that_sigterm_may_take():
     config: Any = client.connect().meta.config
-    assert writer.ATTEMPT_S <= loop.GIVE_UP_S
+    assert attempt.ATTEMPT_S <= loop.GIVE_UP_S
     assert loop.GIVE_UP_S + config.read_timeout + loop.LEAVE_S < 10
 
 

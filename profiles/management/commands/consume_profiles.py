@@ -20,7 +20,7 @@ from profiles.consumer.loop import (
     RecordsMissing,
     StartOver,
 )
-from profiles.dynamodb import client
+from profiles.dynamodb import client, wire
 from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import clients, groups, topics
@@ -52,7 +52,10 @@ class Command(BaseCommand):
         self._stopped = False
         self._grown = options["grown"]
         self._admin_connection = topics.AdminConnection(clients.admin)
-        self._table = TableWriter(client.connect(), settings.DYNAMODB_TABLE)
+        dynamodb = client.connect()
+        self._table = TableWriter(
+            dynamodb, settings.DYNAMODB_TABLE, wire.connect(dynamodb)
+        )
         self._letters = DeadLetterWriter(
             clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
         )
