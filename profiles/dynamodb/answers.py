@@ -8,7 +8,6 @@ cut its answer: a write is applied when the answer proves it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,18 +16,54 @@ from botocore.exceptions import BotoCoreError, ClientError
 MEDIA_TYPE = "application/x-amz-json-1.0"
 
 
+Item = dict[str, dict[str, Any]]
+
+
 class Refusal(msgspec.Struct, rename="pascal"):
     """Why a statement was refused, with the item as it is where DynamoDB returns it."""
 
     code: str
     message: str = ""
-    item: dict[str, dict[str, Any]] = {}
+    item: Item = {}
 
 
 class Response(msgspec.Struct, rename="pascal"):
     """What became of one statement."""
 
     error: Refusal | None = None
+
+
+class Batch(msgspec.Struct, rename="pascal"):
+    """The answer to BatchExecuteStatement."""
+
+    responses: list[Response]
+
+    def of(self, statements: int) -> list[Response]:
+        """One per statement, in their order; raises AnswerInvalid."""
+        if len(self.responses) != statements:
+            raise AnswerInvalid(why="it has not one response per statement")
+        return self.responses
+
+
+class _Table(msgspec.Struct, rename="pascal"):
+    table: dict[str, Any]
+
+
+class _One(msgspec.Struct, rename="pascal"):
+    item: Item = {}
+
+
+class _Page(msgspec.Struct, rename="pascal"):
+    items: list[Item]
+    last_evaluated_key: Item = {}
+
+
+_FORMS: dict[str, Any] = {
+    "BatchExecuteStatement": Batch,
+    "DescribeTable": _Table,
+    "GetItem": _One,
+    "Scan": _Page,
+}
 
 
 class AnswerInvalid(BotoCoreError):
@@ -38,28 +73,19 @@ class AnswerInvalid(BotoCoreError):
 
 
 def read_answer(
-    content_type: str | None, checksum: str | None, body: bytes
-) -> dict[str, Any]:
-    """The JSON object of an answer with status 200; raises AnswerInvalid."""
+    operation: str, content_type: str | None, checksum: str | None, body: bytes
+) -> Any:
+    """The object of an answer with status 200; raises AnswerInvalid."""
     if (content_type or "").partition(";")[0] != MEDIA_TYPE:
         raise AnswerInvalid(why=f"its content type is not {MEDIA_TYPE}")
     if checksum is not None and checksum != str(zlib.crc32(body)):
         raise AnswerInvalid(why="its checksum is wrong")
     try:
-        return msgspec.json.decode(body, type=dict[str, Any])
+        form = _FORMS.get(operation, dict[str, Any])
+        return msgspec.json.decode(body, type=form)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise AnswerInvalid(why="it is no JSON object") from None
-
-
-def read_responses(answer: Mapping[str, Any], statements: int) -> list[Response]:
-    """One response per statement, in their order; raises AnswerInvalid."""
-    try:
-        responses = msgspec.convert(answer.get("Responses"), list[Response])
-    except msgspec.ValidationError:
-        responses = []
-    if len(responses) != statements:
-        raise AnswerInvalid(why="it has not one response per statement")
-    return responses
+        why = f"it is no JSON object of {operation}"
+        raise AnswerInvalid(why=why) from None
 
 
 def read_error(status: int, body: bytes, operation: str) -> ClientError:

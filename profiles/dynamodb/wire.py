@@ -39,10 +39,10 @@ from botocore.utils import get_environ_proxies
 from profiles.dynamodb.answers import (
     MEDIA_TYPE,
     AnswerInvalid,
+    Batch,
     Response,
     read_answer,
     read_error,
-    read_responses,
 )
 from profiles.dynamodb.client import (
     CONNECT_S,
@@ -103,8 +103,8 @@ class BotocoreWire:
 
     def _execute(self, statements: Statements) -> Answer:
         try:
-            answer: Any = self._client.batch_execute_statement(Statements=statements)
-            return read_responses(answer, len(statements))
+            answer = self._client.batch_execute_statement(Statements=statements)
+            return msgspec.convert(answer, Batch).of(len(statements))
         except (BotoCoreError, ClientError) as error:
             return error
 
@@ -209,9 +209,8 @@ class LeanWire:
             return refusal
         try:
             kind, checksum = map(response.headers.get, ("content-type", "x-amz-crc32"))
-            return read_responses(
-                read_answer(kind, checksum, body), exchange.statements
-            )
+            batch: Batch = read_answer(OPERATION, kind, checksum, body)
+            return batch.of(exchange.statements)
         except AnswerInvalid as error:
             return error
 
