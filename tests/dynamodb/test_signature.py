@@ -37,7 +37,7 @@ HEADERS = st.dictionaries(
 def test_a_request_is_signed_as_botocore_signs_it(url, headers, body, keys, now):
     at = datetime.fromtimestamp(now, UTC)
     request = AWSRequest("POST", url, headers=dict(headers), data=body)
-    with mock.patch("botocore.auth.get_current_datetime", lambda: at):
+    with mock.patch("botocore.auth.get_current_datetime", return_value=at):
         SigV4Auth(keys, "dynamodb", "eu-central-1").add_auth(request)
     target = Target.at(url, "eu-central-1")
     signed = sign(target, headers, body, keys, now)
