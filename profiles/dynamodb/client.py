@@ -54,7 +54,9 @@ def connect(attempts: int = 1) -> DynamoDBClient:
     client = found.client(
         "dynamodb", endpoint_url=settings.DYNAMODB_ENDPOINT_URL or None, config=config
     )
-    client.meta.events.register("before-call.dynamodb", lambda **_: _renew(found))
+    client.meta.events.register(
+        "provide-client-params.dynamodb", lambda **_: _renew(found)
+    )
     client.meta.events.register("before-parse.dynamodb", _check)
     return client
 

@@ -141,9 +141,13 @@ class TableReader:
 
 @cache
 def profiles() -> TableReader:
-    """This process's reader of the configured table."""
+    """This process's reader of the configured table. Raises StoreUnavailable."""
+    try:
+        dynamodb = client.connect()
+    except StoreRefused as refused:
+        raise StoreUnavailable(str(refused)) from None
     return TableReader(
-        client.connect(),
+        dynamodb,
         settings.DYNAMODB_TABLE,
         readers=max(1, settings.WEB_THREADS // 4),
         waiters=max(1, settings.WEB_THREADS // 8),

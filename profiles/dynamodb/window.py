@@ -11,12 +11,15 @@ MOST = 32
 QUEUED = 2.0
 """A call that takes so many times as long as the fastest has waited for others."""
 
-FORGET = 1.002
+FORGET = 1.001
 """By which the fastest is forgotten, a call: a table may become slower for good."""
+
+SHRINK = 0.25
+"""By which each call that has waited for others makes the window smaller."""
 
 
 class Window:
-    """Additive increase, multiplicative decrease, as TCP does."""
+    """It grows by one call a round of answers, and starts small, as TCP's does."""
 
     def __init__(self) -> None:
         self._size = float(LEAST)
@@ -32,7 +35,7 @@ class Window:
         if seconds <= self._fastest_s * QUEUED:
             self._size = min(self._size + 1 / self._size, MOST)
         else:
-            self._size = max(self._size - 1 / self._size, LEAST)
+            self._size = max(self._size - SHRINK, LEAST)
 
     def halve(self) -> None:
         """The table throttles, or does not answer: an attempt had trouble."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from functools import partial
 from typing import Any
@@ -21,11 +22,16 @@ from profiles.dynamodb import attempt as attempts
 from profiles.dynamodb import client
 from profiles.dynamodb.attempt import Outcome
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.window import LEAST
+from profiles.dynamodb.wire import BotocoreWire
 from profiles.dynamodb.writer import TableWriter
 from tests import fakes
 from tests.fakes import OURS, SOURCE, Clock, FakeDynamoDB, refusal, update_at
 
 URL = "http://127.0.0.1:1"
+
+
+BEFORE = {items.fence_name(SOURCE): {"N": "0"}}
 
 
 def attempt(client, *updates):
@@ -181,6 +187,89 @@ def test_missing_credentials_stop_with_what_to_do():
     client.troubles = [NoCredentialsError()]
     with pytest.raises(StoreRefused, match="credentials: configure"):
         attempt(client, update_at(0))
+
+
+@pytest.mark.parametrize("answer", [{}, {"Attributes": {}}, {"Attributes": BEFORE}])
+def test_an_answer_that_does_not_show_the_fence_is_no_write(
+    dynamodb, monkeypatch, answer
+):
+    """moto knows no statements, so `update_item` decides."""
+    monkeypatch.setattr(dynamodb, "update_item", lambda **_: answer)
+    outcome = attempt(dynamodb, update_at(1))
+    assert (outcome.applied, len(outcome.remaining)) == (0, 1)
+    assert "it does not show the fence" in outcome.trouble
+
+
+class Shuffling:
+    """A wire that takes all it is given, and answers in any order."""
+
+    def __init__(self, client, draw):
+        self._client, self._draw = client, draw
+        self.under_way, self.most = {}, 0
+
+    def run(self, next_call):
+        while True:
+            while (call := next_call()) is not None:
+                self._start(*call)
+            if not self.under_way:
+                return
+            number = self._draw(sorted(self.under_way))
+            call, statements = self.under_way.pop(number)
+            yield call, [*BotocoreWire(self._client).run(iter_once(statements))][0][1]
+
+    def _start(self, call, statements):
+        assert len(statements) <= attempts.STATEMENTS
+        busy = {
+            u.patient_id for other, _ in self.under_way.values() for u in other.updates
+        }
+        assert busy.isdisjoint(update.patient_id for update in call.updates)
+        self.under_way[max(self.under_way, default=0) + 1] = call, statements
+        self.most = max(self.most, len(self.under_way))
+
+
+def iter_once(statements):
+    left = [(None, statements)]
+    return lambda: left.pop() if left else None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_patient_has_two_writes_under_way_however_many_there_are(seed):
+    """Two partitions, patients in both; items that are new, known, and of a former topic."""
+    client: Any = FakeDynamoDB()
+    write(client, [str(each) for each in range(0, 900, 3)], 1)
+    write(client, [str(each) for each in range(1, 900, 3)], 1, NEXT_TOPIC)
+    shuffling = Shuffling(client, random.Random(seed).choice)
+    table = TableWriter(client, "t", shuffling)
+    other = Source("topic-1", 1)
+    updates = [update_at(9, str(each), FirstName="A") for each in range(900)]
+    updates += [
+        MergedUpdate(str(each), {"Sex": "Other"}, other, 9, 0)
+        for each in range(0, 900, 2)
+    ]
+    outcome, applied = table.apply(updates, OURS, [NEXT_TOPIC]), 0
+    while outcome.remaining:
+        applied += outcome.applied
+        outcome = table.apply(outcome.remaining, OURS, [NEXT_TOPIC])
+    assert applied + outcome.applied == len(updates)
+    assert shuffling.most >= LEAST
+    for each in range(900):
+        profile = items.profile(client.items[str(each)])
+        assert profile["FirstName"] == "A"
+        assert profile.get("Sex") == (None if each % 2 else "Other")
+
+
+def test_a_table_that_throttles_has_fewer_calls_under_way():
+    client: Any = FakeDynamoDB()
+    shuffling = Shuffling(client, min)
+    table = TableWriter(client, "t", shuffling)
+    updates = [update_at(1, str(each)) for each in range(500)]
+    table.apply(updates, OURS)
+    before = shuffling.most
+    client.troubles = [refusal("ThrottlingException")]
+    table.apply([update_at(2, "1"), update_at(2, "2")], OURS)
+    shuffling.most = 0
+    table.apply([update_at(3, str(each)) for each in range(100)], OURS)
+    assert shuffling.most <= before / 2 + 1
 
 
 def test_an_attempt_is_bounded_and_leaves_the_rest_in_order(monkeypatch):
@@ -371,6 +460,28 @@ def write(client, patients, offset, ours=OURS, former=(), **fields):
 
 def marks(client):
     return {str(items.held_by(item)) for item in client.items.values()}
+
+
+@PAIRS
+def test_an_item_that_a_writer_of_ours_adopts_meanwhile_still_gets_the_update(patients):
+    """It was seen with the mark of a former topic, and has ours when it is adopted."""
+
+    class Adopting(FakeDynamoDB):
+        def _update(self, text, values):
+            answer = super()._update(text, values)
+            for item in self.items.values():
+                if items.held_by(item) == OURS:
+                    item[items.MARK] = {"S": str(NEXT_TOPIC)}
+            return answer
+
+    client: Any = Adopting()
+    client.items = {
+        patient: {"PatientId": {"S": patient}, items.MARK: {"S": str(OURS)}}
+        for patient in patients
+    }
+    outcome = write(client, patients, 5, NEXT_TOPIC, [OURS], FirstName="A")
+    assert outcome.applied == len(patients)
+    assert {i["FirstName"]["S"] for i in client.items.values()} == {"A"}
 
 
 @PAIRS
