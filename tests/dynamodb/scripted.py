@@ -34,7 +34,7 @@ class Reply:
     close: bool = False
 
 
-Action = Reply | Callable[[socket.socket], None]
+Action = Reply | Callable[[socket.socket, Request], None]
 
 
 def reply(
@@ -129,7 +129,7 @@ class ScriptedServer:
                 self.requests.append(request)
                 action = self.script.pop(0)
             if not isinstance(action, Reply):
-                action(connection)
+                action(connection, request)
                 continue
             connection.sendall(action.data)
             if action.close:

@@ -92,16 +92,17 @@ def verdict(answer):
         return f"never: {refused}"
 
 
-def stall(connection):
+def stall(connection, request):
     with suppress(OSError):
         connection.recv(1)
 
 
-def trickle(connection):
+def trickle(connection, request):
+    """The whole answer, byte by byte."""
     with suppress(OSError):
-        for byte in GREETING * 5:
+        for byte in written().data:
             connection.sendall(bytes([byte]))
-            time.sleep(0.1)
+            time.sleep(0.01)
 
 
 ITEM = {"PatientId": {"S": "1"}, "_fence:t:0": {"N": "7"}, "x": {"NULL": True}}
@@ -268,11 +269,19 @@ def test_a_connection_is_kept(make, server):
 @pytest.mark.parametrize("last", [b"", reply(b"", 408, "text/html").data])
 def test_a_connection_that_was_closed_between_calls_costs_none(make, server, last):
     """Some proxies say 408 before they close one that is idle."""
-    answer = written()
-    server.script = [Reply(answer.data + last, close=True), written()]
+    closed = threading.Event()
+
+    def answer_and_close(connection, request):
+        connection.sendall(written().data)
+        time.sleep(0.05)
+        connection.sendall(last)
+        connection.shutdown(socket.SHUT_RDWR)
+        closed.set()
+
+    server.script = [answer_and_close, written()]
     made = make(server.url)
     assert verdict(run(made)[0]) == ["written"]
-    time.sleep(0.05)
+    assert closed.wait(5)
     assert verdict(run(made)[0]) == ["written"]
     assert [request.connection for request in server.requests] == [1, 2]
 
@@ -299,20 +308,17 @@ def test_a_server_that_answers_byte_by_byte_is_given_up_in_time(
 def test_calls_are_under_way_together_and_answered_in_any_order(lean, server):
     arrived = threading.Barrier(3)
 
-    def answer_last(connection):
+    def answer(connection, request):
+        """The smaller, the later."""
         arrived.wait(5)
-        time.sleep(0.1)
-        connection.sendall(written(1).data)
+        statements = len(json.loads(request.body)["Statements"])
+        time.sleep(0.1 * (3 - statements))
+        connection.sendall(written(statements).data)
 
-    def answer(connection):
-        arrived.wait(5)
-        connection.sendall(written(2).data)
-
-    server.script = [answer_last, answer, answer]
-    with closing(lean.run(calls(1, 2, 2))) as answers:
-        order = [call for call, each in answers if verdict(each)]
-    assert sorted(order) == [0, 1, 2]
-    assert order[-1] == 0
+    server.script = [answer] * 3
+    with closing(lean.run(calls(1, 2, 3))) as answers:
+        order = [(call, len(verdict(each))) for call, each in answers]
+    assert order == [(2, 3), (1, 2), (0, 1)]
 
 
 def test_an_answer_makes_room_for_the_next_call(lean, server):
@@ -337,7 +343,7 @@ def test_an_answer_makes_room_for_the_next_call(lean, server):
 
 
 def test_the_answer_to_a_call_that_was_given_up_is_no_answer_to_the_next(lean, server):
-    server.script = [written(), lambda _: None, written()]
+    server.script = [written(), lambda *_: None, written()]
     with closing(lean.run(calls(1, 1))) as answers:
         next(answers)
         wait_until(lambda: len(server.requests) == 2, 5, "the call did not arrive")
@@ -537,7 +543,7 @@ def test_no_credentials_stop_the_writer(lean, monkeypatch):
 def test_connections_are_closed_with_what_is_given_up(lean, server):
     closed = threading.Event()
 
-    def wait(connection):
+    def wait(connection, request):
         connection.recv(1)
         closed.set()
 
