@@ -139,7 +139,7 @@ class Attempt:
         if isinstance(answer, (BotoCoreError, ClientError)):
             self._take_error(call.updates, answer)
             return
-        if len(call.updates) == STATEMENTS:
+        if len(call.updates) == STATEMENTS and not self.outcome.trouble:
             self._window.answered(time.monotonic() - call.begun)
         for update, response in zip(call.updates, answer, strict=True):
             self._take_response(update, response)
@@ -241,7 +241,7 @@ class Attempt:
         if self.steps[update.patient_id][0] in (UPDATE, DECIDE):
             raise StoreRefused(
                 f"table {self._table} refused an update that its item does not "
-                "include: this engine reads the condition otherwise"
+                "include: this engine evaluates the condition differently"
             ) from None
         self.add(update, KNOWN)
 

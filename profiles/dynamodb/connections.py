@@ -75,7 +75,7 @@ class Connections:
             raise
 
     def close(self) -> None:
-        """Those that are idle."""
+        """Close the idle ones."""
         while self._idle:
             self._idle.pop().close()
 
@@ -129,7 +129,7 @@ def _left_s(deadline: float) -> float:
 
 
 def _has_news(connection: socket.socket) -> bool:
-    """Whether an idle connection was closed, or brings what nobody requested.
+    """Whether an idle connection was closed, or has data that answer no request.
 
     Some proxies send 408 before they close it.
     """

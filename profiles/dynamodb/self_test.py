@@ -35,7 +35,7 @@ def prove(client: DynamoDBClient, table: str) -> None:
         client.delete_item(TableName=table, Key={items.KEY: {"S": scratch}})
     if answers != [answer for _, _, answer in _PROOF]:
         raise StoreRefused(
-            f"the engine of table {table} reads the condition otherwise "
+            f"the engine of table {table} evaluates the condition differently "
             f"({', '.join(answers)}): it can't keep the order of updates"
         )
 

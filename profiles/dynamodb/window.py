@@ -34,8 +34,8 @@ class Window:
         self._fastest_s = min(self._fastest_s * FORGET, seconds)
         if seconds <= self._fastest_s * QUEUED:
             self._size = min(self._size + 1 / self._size, MOST)
-        else:
-            self._size = max(self._size - SHRINK, LEAST)
+        elif self._size > LEAST:
+            self._size -= SHRINK
 
     def halve(self) -> None:
         """The table throttles, or does not answer: an attempt had trouble."""

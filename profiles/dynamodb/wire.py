@@ -203,6 +203,7 @@ class LeanWire:
         """A connection that failed. One that was kept may have been closed meanwhile."""
         exchange.connection.close()
         if isinstance(error, TimeoutError):
+            self._connections.close()  # a network that drops one drops them all
             return ReadTimeoutError(endpoint_url=self._url)
         if exchange.kept and exchange.is_new("closed"):
             return self._send(exchange)

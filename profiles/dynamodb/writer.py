@@ -40,10 +40,11 @@ class TableWriter:
         self._wire = wire or BotocoreWire(client)
         self._window = Window()
         self._first = KNOWN
+        self._ours: Incarnation | None = None
         self._steps: dict[str, Sequence[Step]] = {}
 
     def identity(self) -> str:
-        """Names this incarnation of the table; another one is filled from the start.
+        """The id of this incarnation of the table; another one is filled from the start.
 
         Raises StoreUnavailable where DynamoDB does not answer, or StoreRefused.
         """
@@ -76,6 +77,8 @@ class TableWriter:
         An item that a former incarnation has marked is adopted; one with any other mark
         is left, and its incarnation reported. Never two writes of one patient at a time.
         """
+        if ours != self._ours:
+            self._ours, self._steps = ours, {}
         now, later = _one_per_patient(updates)
         attempt = Attempt(self._client, self._name, self._window, ours, former)
         for update in now:

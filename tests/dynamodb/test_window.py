@@ -40,4 +40,5 @@ def test_trouble_halves_it_down_to_one_call_and_answers_let_it_grow_again():
     for _ in range(9):
         window.halve()
     assert window.size == 1
+    assert after(0.05, 20, window).size == 1
     assert after(0.01, 1000, window).size == MOST

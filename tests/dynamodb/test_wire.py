@@ -47,27 +47,23 @@ def make(request, settings, monkeypatch):
 
     def make(url):
         settings.DYNAMODB_ENDPOINT_URL = url
+        if request.param == "lean":
+            made = LeanWire(url, "us-east-1")
+            ends.callback(made._connections.close)
+            return made
         boto = client.connect()
         ends.callback(boto.close)
-        if request.param == "botocore":
-            return BotocoreWire(boto)
-        made = wire.connect(boto)
-        assert isinstance(made, LeanWire)
-        ends.callback(made._connections.close)
-        return made
+        return BotocoreWire(boto)
 
     with ExitStack() as ends:
         yield make
 
 
 @pytest.fixture
-def lean(server, settings):
-    settings.DYNAMODB_ENDPOINT_URL = server.url
-    boto = client.connect()
-    made = LeanWire(boto.meta.endpoint_url, boto.meta.region_name)
+def lean(server):
+    made = LeanWire(server.url, "us-east-1")
     yield made
     made._connections.close()
-    boto.close()
 
 
 def calls(*each):
@@ -286,6 +282,17 @@ def test_a_connection_that_was_closed_between_calls_costs_none(make, server, las
     assert [request.connection for request in server.requests] == [1, 2]
 
 
+def test_a_network_that_drops_a_connection_costs_one_call(lean, server, monkeypatch):
+    """A firewall forgets connections that were idle, and says nothing."""
+    monkeypatch.setattr(wire, "READ_S", 0.3)
+    server.script = [written()] * 2
+    run(lean, 1, 1)
+    server.script = [stall, written()]
+    assert verdict(run(lean)[0]) == LATE
+    assert verdict(run(lean)[0]) == ["written"]
+    assert [request.connection for request in server.requests][-1] == 3
+
+
 def test_a_call_that_a_closing_connection_took_is_sent_again_once(lean, server):
     """The server closes it as the call arrives: nobody knows whether it was applied."""
     server.script = [written(), Reply(b"", close=True), written()]
@@ -493,11 +500,10 @@ def test_a_certificate_of_another_host_is_refused(
     assert https.requests == []
 
 
-def test_a_bundle_that_is_missing_is_named(settings, monkeypatch):
+def test_a_bundle_that_is_missing_is_named(monkeypatch):
     monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere.pem")
-    settings.DYNAMODB_ENDPOINT_URL = "https://localhost:1"
     with pytest.raises(StoreRefused, match="CA bundle /nowhere.pem can't be read"):
-        wire.connect(client.connect())
+        LeanWire("https://localhost:1", "us-east-1")
 
 
 # What botocore finds
