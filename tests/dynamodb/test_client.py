@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import Client
 
+from profiles.api import posting
+from profiles.core.updates import Receipt
 from profiles.dynamodb import client, reader, wire
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
 from profiles.dynamodb.reader import TableReader
 from profiles.dynamodb.writer import TableWriter
+from profiles.kafka.topics import Topic
+from tests.api.test_receipts import SOURCE, post, watch_topics
 from tests.dynamodb.scripted import ScriptedServer, reply
 from tests.fakes import OURS, update_at
 
@@ -55,6 +60,23 @@ def test_a_process_for_credentials_that_fails_is_waited_for(
         client.connect()
     with pytest.raises(StoreUnavailable, match=UNREADABLE):
         reader.profiles()
+
+
+def test_the_web_answers_all_the_same_where_credentials_can_not_be_read(
+    monkeypatch, tmp_path
+):
+    """503 for a read, 202 for an update that is on the topic."""
+    by_process(monkeypatch, tmp_path, PROGRAMS["fails"])
+
+    class Publisher:
+        def publish_all(self, posted, headers):
+            return [Receipt(SOURCE, 41) for _ in posted]
+
+    monkeypatch.setattr(posting, "publisher", Publisher)
+    watch_topics(monkeypatch, Topic("patient-profile", SOURCE.topic_id, 12))
+    read = Client().get("/patientprofile/1")
+    assert (read.status_code, UNREADABLE in read.json()["detail"]) == (503, True)
+    assert post("wait=5").status_code == 202
 
 
 @pytest.mark.parametrize("command", ["consume_profiles", "audit_profiles"])
