@@ -35,7 +35,7 @@ class Window:
         if seconds <= self._fastest_s * QUEUED:
             self._size = min(self._size + 1 / self._size, MOST)
         elif self._size > LEAST:
-            self._size -= SHRINK
+            self._size = max(self._size - SHRINK, LEAST)
 
     def halve(self) -> None:
         """The table throttles, or does not answer: an attempt had trouble."""
