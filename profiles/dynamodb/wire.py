@@ -231,9 +231,9 @@ class LeanWire:
             keys = exchange.credentials.get_frozen_credentials()  # renews what expires
         now = time.time() + self._clock_skew_s
         headers = sign(self._target, HEADERS, exchange.body, keys, now)
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        size = f"content-length: {len(exchange.body)}\r\n"
-        head = f"POST {self._target.path} HTTP/1.1\r\n{lines}{size}\r\n"
+        headers["content-length"] = str(len(exchange.body))
+        lines = (f"{name.title()}: {value}\r\n" for name, value in headers.items())
+        head = f"POST {self._target.path} HTTP/1.1\r\n{''.join(lines)}\r\n"
         return head.encode("latin-1") + exchange.body
 
     def _find_credentials(self) -> Credentials:

@@ -18,11 +18,12 @@ from profiles.dynamodb.answers import MEDIA_TYPE
 
 @dataclass(frozen=True)
 class Request:
-    """As it came, and on which connection."""
+    """As it came, and on which connection. `names` are those of its headers."""
 
     connection: int
     line: str
     headers: dict[str, str]
+    names: set[str]
     body: bytes
 
 
@@ -141,9 +142,10 @@ def _read(stream: Any, connection: int) -> Request | None:
     line = stream.readline().decode().strip()
     if not line:
         return None
-    headers = {}
+    headers, names = {}, set()
     while header := stream.readline().decode("latin-1").strip():
         name, _, value = header.partition(": ")
         headers[name.lower()] = value
+        names.add(name)
     body = stream.read(int(headers["content-length"]))
-    return Request(connection, line, headers, body)
+    return Request(connection, line, headers, names, body)
