@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from botocore.exceptions import ClientError
 from confluent_kafka import (
     TIMESTAMP_CREATE_TIME,
@@ -17,6 +18,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from profiles.consumer import changes, loop, waiting, writing
 from profiles.core.records import Record
 from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.kafka.topics import Topic
@@ -42,6 +44,12 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+def tick_by(clock: Clock, patch: pytest.MonkeyPatch) -> None:
+    """Have the consumer go by this clock."""
+    for module in (changes, loop, waiting, writing):
+        patch.setattr(module, "time", clock)
 
 
 def update_at(offset: int, patient: str = "1", **fields: str | None) -> MergedUpdate:

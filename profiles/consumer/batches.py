@@ -1,63 +1,71 @@
-"""The batch: the records of one consume() call, decoded, and merged per patient.
+"""The batch: records, decoded, and merged per patient.
 
-In: records. Out: merged updates and dead letters, and the offsets that may be
-committed once both are settled. Asks nobody.
+In: records of our partitions. Out: merged updates and dead letters, and the offsets that
+may be committed once both are written. Calls nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from profiles.consumer.assignment import End
 from profiles.core import serializers
 from profiles.core.records import DeadLetter, Headers, InvalidRecord, Record
-from profiles.core.updates import MergedUpdate, merge
-from profiles.runtime import metrics
+from profiles.core.updates import MergedUpdate
 
 
 @dataclass(slots=True)
 class Batch:
-    """The records of one consume() call: what is still to be done, and what to commit.
+    """What is still to be written, and what to commit after that.
 
-    `ends` maps each partition to the offset after its last record. `proven` tells
-    that its records are of the topic that its sources name.
+    `updates` are by patient: all of a patient come from one partition. `ends` are by
+    partition. `applied`, `already` and `folded` count updates: written, refused by the
+    fence, and merged into a later one.
     """
 
-    updates: list[MergedUpdate] = field(default_factory=list)
+    updates: dict[str, MergedUpdate] = field(default_factory=dict, repr=False)
     letters: list[DeadLetter] = field(default_factory=list)
-    ends: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, End] = field(default_factory=dict)
     headers: list[Headers] = field(default_factory=list, repr=False)
+    folded: int = 0
     applied: int = 0
     already: int = 0
-    proven: bool = False
 
     @property
     def size(self) -> int:
-        """What is left to be done."""
+        """The number of writes that are left."""
         return len(self.updates) + len(self.letters)
 
-    def drop(self, partitions: set[int]) -> None:
-        """Forget what another member now owns."""
-        self.updates = [u for u in self.updates if u.source.partition not in partitions]
-        self.letters = [
-            letter
-            for letter in self.letters
-            if letter.record.source.partition not in partitions
-        ]
-        self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
+    def add(self, record: Record, epoch: int, partitions: int) -> None:
+        """Decode the next record of its partition; an invalid one is a dead letter.
 
-
-def read_batch(records: Iterable[Record], partitions: int) -> Batch:
-    """Decode records and merge them per patient; what is no update is a dead letter."""
-    batch = Batch()
-    decoded: list[MergedUpdate] = []
-    for record in records:
-        batch.headers.append(record.headers)
-        batch.ends[record.source.partition] = record.offset + 1
+        `epoch` is its leader's. Keys are placed by the number of `partitions`.
+        """
+        self.headers.append(record.headers)
+        self.ends[record.source.partition] = End(record.offset + 1, epoch)
         try:
-            decoded.append(serializers.decode(record, partitions))
+            update = serializers.decode(record, partitions)
         except InvalidRecord as reason:
-            batch.letters.append(DeadLetter(record, reason))
-    batch.updates = merge(decoded)
-    metrics.coalesced.inc(len(decoded) - len(batch.updates))
-    return batch
+            self.letters.append(DeadLetter(record, reason))
+            return
+        if (earlier := self.updates.get(update.patient_id)) is not None:
+            update = earlier.then(update)
+            self.folded += 1
+        self.updates[update.patient_id] = update
+
+    def keep(self, updates: Collection[MergedUpdate]) -> None:
+        """Only these updates are still to be written."""
+        self.updates = {update.patient_id: update for update in updates}
+
+    def drop(self, revoked: Collection[int]) -> None:
+        """Forget all of partitions that were revoked."""
+        self.keep([u for u in self.updates.values() if _of(u) not in revoked])
+        self.letters = [
+            each for each in self.letters if _of(each.record) not in revoked
+        ]
+        self.ends = {p: end for p, end in self.ends.items() if p not in revoked}
+
+
+def _of(placed: MergedUpdate | Record) -> int:
+    return placed.source.partition

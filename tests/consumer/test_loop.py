@@ -21,13 +21,10 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
-from profiles.consumer import loop
-from profiles.consumer.loop import (
-    MemberRefused,
-    ProfileConsumer,
-    RecordsMissing,
-    StartOver,
-)
+from profiles.consumer import changes, loop, waiting
+from profiles.consumer.changes import ChangeDetector, StartOver
+from profiles.consumer.loop import ProfileConsumer
+from profiles.consumer.reading import MemberRefused, RecordsMissing
 from profiles.core import items
 from profiles.core.records import Code
 from profiles.core.updates import Incarnation, MergedUpdate, Source
@@ -45,6 +42,7 @@ from tests.fakes import (
     FakeMessage,
     message,
     refusal,
+    tick_by,
     update_at,
 )
 
@@ -80,11 +78,8 @@ class World:
         client: Any = self.table
         self.consumer = ProfileConsumer(
             kafka.made,
-            self.topic,
+            ChangeDetector(self.topic, self.store, self.read_group, "store"),
             TOPIC.partitions,
-            self.read_group,
-            "store",
-            self.store,
             TableWriter(client, "t").apply,
             self.dead_letter,
         )
@@ -128,7 +123,7 @@ def names(table: FakeDynamoDB, patient: str) -> dict[str, str]:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(loop, "time", clock)
+    tick_by(clock, monkeypatch)
     return clock
 
 
@@ -461,8 +456,8 @@ def test_the_pauses_between_tries_grow_up_to_a_bound(world, clock):
     w.table.update_item = remember
     w.turn()
     pauses = [later - sooner for sooner, later in pairwise(moments)]
-    assert pauses[0] <= loop.FIRST_PAUSE_S
-    assert loop.LONGEST_PAUSE_S / 2 <= pauses[-1] <= loop.LONGEST_PAUSE_S
+    assert pauses[0] <= waiting.FIRST_PAUSE_S
+    assert waiting.LONGEST_PAUSE_S / 2 <= pauses[-1] <= waiting.LONGEST_PAUSE_S
 
 
 def test_the_lag_grows_while_the_table_is_waited_for(world):
@@ -602,7 +597,7 @@ def test_stop_gives_up_uncommitted_what_it_can_not_finish_in_time(world, clock):
 def test_a_dead_letter_is_not_begun_once_its_time_is_over(world, clock):
     def stop():
         w.consumer.stop()
-        clock.sleep(loop.GIVE_UP_S + 1)
+        clock.sleep(waiting.GIVE_UP_S + 1)
 
     w = world([message(0), FakeMessage(1, b"{")], stop)
     w.letters_refused = 1
@@ -915,7 +910,7 @@ def test_a_refusal_waits_for_kafka_to_tell_the_topic(world):
 def test_a_recreated_topic_is_noticed_before_the_next_batch(world, clock):
     w = world([message(0)])
     w.topics = [RECREATED]
-    clock.now += loop.WATCH_S + 0.1
+    clock.now += changes.WATCH_S + 0.1
     with pytest.raises(StartOver):
         w.turn()
     assert w.table.items == {}
@@ -992,7 +987,7 @@ def test_a_consumer_that_its_group_has_lost_begins_anew(world, group, member_id)
     w = world()
     w.kafka.revoke(0)
     w.group, w.kafka.member_id = group, member_id
-    watched(w, loop.ASTRAY_S - 1)
+    watched(w, changes.LOST_S - 1)
     with pytest.raises(StartOver, match="not in its group"):
         watched(w, 10)
 
@@ -1012,7 +1007,7 @@ def test_a_consumer_that_never_got_an_assignment_begins_anew(clock):
     w = World(clock, [])
     w.group, w.kafka.member_id = EMPTY, None
     with pytest.raises(StartOver, match="not in its group"):
-        watched(w, loop.ASTRAY_S + 10)
+        watched(w, changes.LOST_S + 10)
 
 
 def test_a_consumer_that_takes_what_it_lost_for_its_own_begins_anew(world):
@@ -1020,7 +1015,7 @@ def test_a_consumer_that_takes_what_it_lost_for_its_own_begins_anew(world):
     w = world()
     w.group = EMPTY
     with pytest.raises(StartOver, match="not in its group"):
-        watched(w, loop.ASTRAY_S + 10)
+        watched(w, changes.LOST_S + 10)
 
 
 def test_one_that_waits_for_the_table_notices_too_that_its_group_has_lost_it(world):
@@ -1041,14 +1036,14 @@ def test_a_member_without_partitions_waits_for_its_turn(world, group):
     w = world()
     w.kafka.revoke(0)
     w.group = group
-    watched(w, 10 * loop.ASTRAY_S)
+    watched(w, 10 * changes.LOST_S)
 
 
 def test_one_that_joins_in_time_is_kept(world):
     w = world()
     for _ in range(5):
         w.group = EMPTY
-        watched(w, loop.ASTRAY_S - 5)
+        watched(w, changes.LOST_S - 5)
         w.group = GROUP
         watched(w, 5)
 
@@ -1058,7 +1053,7 @@ def test_one_that_was_suspended_has_its_time_to_join_again(world, clock):
     watched(w, 5)
     clock.sleep(3600)
     w.group = EMPTY
-    watched(w, loop.ASTRAY_S - 5)
+    watched(w, changes.LOST_S - 5)
 
 
 # All of it
@@ -1094,7 +1089,7 @@ def test_whatever_fails_every_update_takes_effect_once_and_in_order(posted, data
             w.kafka.commit_errors = [not_committed()]
         w.kafka.assign(0)
         with pytest.MonkeyPatch.context() as patch, suppress(StoreRefused):
-            patch.setattr(loop, "time", clock)
+            tick_by(clock, patch)
             w.turn()
         done = max([done, *(offsets[0] for offsets in w.kafka.commits)])
     assert {who: names(table, who) for who in table.items} == fold(posted)
@@ -1132,7 +1127,7 @@ def test_nobody_has_caught_up_who_was_given_nothing_yet(world, clock):
 def test_a_table_that_was_replaced_is_begun_anew_with_nothing_written(world, clock):
     w = world([message(0, FirstName="John")])
     w.stores = ["another"]
-    clock.sleep(loop.STORE_S)
+    clock.sleep(changes.TABLE_S)
     with pytest.raises(StartOver, match="table was replaced"):
         w.turn()
     assert (w.table.items, w.kafka.commits) == ({}, [])
@@ -1208,7 +1203,7 @@ def test_a_table_that_does_not_tell_its_id_is_taken_over_once_it_does(found):
 def test_a_table_that_does_not_tell_which_it_is_is_waited_for(world, clock):
     w = world([message(0)])
     w.stores = [None, None]
-    clock.sleep(loop.STORE_S)
+    clock.sleep(changes.TABLE_S)
     w.turn()
     assert {*w.table.items} == {"1"}
     assert w.kafka.commits == [{0: 1}]

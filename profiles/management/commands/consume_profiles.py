@@ -14,12 +14,9 @@ from confluent_kafka import Consumer, KafkaException
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles.consumer.loop import (
-    MemberRefused,
-    ProfileConsumer,
-    RecordsMissing,
-    StartOver,
-)
+from profiles.consumer.changes import ChangeDetector, StartOver
+from profiles.consumer.loop import ProfileConsumer
+from profiles.consumer.reading import MemberRefused, RecordsMissing
 from profiles.dynamodb import client
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
 from profiles.dynamodb.writer import TableWriter
@@ -29,14 +26,16 @@ from profiles.runtime import metrics
 
 log = logging.getLogger(__name__)
 
-_OPERATOR = (
+_FOR_AN_OPERATOR = (
     topics.KafkaUnavailable,
     topics.WrongTopic,
     MemberRefused,
     RecordsMissing,
     StoreRefused,
 )
-"""What ends the process with its message: here nothing is left to try."""
+"""Errors that end the process with their message: trying again does not help."""
+
+STORE_WAIT_S = 5.0
 
 
 class Command(BaseCommand):
@@ -54,10 +53,26 @@ class Command(BaseCommand):
         parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Consume; begin anew where topic or table are others, or the group lost us."""
-        self._consumer: ProfileConsumer | None = None
+        """Run one consumer after another until a signal, or until all is read."""
+        self._prepare(options["grown"])
+        try:
+            self._check_kafka()
+            while not (self._stopped or self._consume(options["until_caught_up"])):
+                pass
+        except _FOR_AN_OPERATOR as error:
+            raise CommandError(f"{error}.") from None
+        except KafkaException as error:
+            raise CommandError(
+                f"Kafka's client can't work ({error.args[0].name()}): check KAFKA_CONFIG."
+            ) from None
+        if self._stopped and options["until_caught_up"]:
+            raise CommandError("Stopped before everything was read.")
+
+    def _prepare(self, grown: bool) -> None:
+        """Make the clients that every consumer uses, and listen to signals."""
+        self._grown = grown
         self._stopped = False
-        self._grown = options["grown"]
+        self._consumer: ProfileConsumer | None = None
         self._admin_connection = topics.AdminConnection(clients.admin)
         self._table = TableWriter(client.connect(), settings.DYNAMODB_TABLE)
         self._letters = DeadLetterWriter(
@@ -68,26 +83,14 @@ class Command(BaseCommand):
         if settings.METRICS_PORT:
             address = "127.0.0.1" if settings.DEVELOPMENT else "0.0.0.0"  # noqa: S104
             metrics.serve(address, settings.METRICS_PORT)
-        try:
-            self._look_for_kafka()
-            while not (self._stopped or self._consume(options["until_caught_up"])):
-                pass
-        except _OPERATOR as error:
-            raise CommandError(f"{error}.") from None
-        except KafkaException as error:
-            raise CommandError(
-                f"Kafka's client can't work ({error.args[0].name()}): check KAFKA_CONFIG."
-            ) from None
-        if self._stopped and options["until_caught_up"]:
-            raise CommandError("Stopped before everything was read.")
 
     def _stop(self) -> None:
-        """A signal came: it counts for the consumer that is, and for one to come."""
+        """Stop the consumer that runs, and any that would be made after it."""
         self._stopped = True
         if self._consumer is not None:
             self._consumer.stop()
 
-    def _look_for_kafka(self) -> None:
+    def _check_kafka(self) -> None:
         try:
             self._partitions = range(self._read_topic().partitions)
         except topics.TopicMissing:
@@ -101,8 +104,32 @@ class Command(BaseCommand):
     def _read_topic(self) -> topics.Topic:
         return self._admin_connection.ask(partial(topics.configured, grown=self._grown))
 
-    def _identity(self) -> str | None:
-        """Waits for the table, as updates do on the topic; None where we are to stop."""
+    def _read_group(self) -> topics.Group:
+        return self._admin_connection.ask(topics.configured_group)
+
+    def _read_table_id(self) -> str | None:
+        """The table's id; None if DynamoDB does not answer now."""
+        with suppress(StoreUnavailable):
+            return self._table.identity()
+        return None
+
+    def _consume(self, until_caught_up: bool) -> bool:
+        """Run one consumer; whether it ended, else another one has to start over."""
+        table_id = self._wait_for_table()
+        if table_id is None:
+            return True
+        consumer = self._consumer = self._make_consumer(table_id)
+        if self._stopped:  # a signal came before `self._consumer` was set
+            consumer.stop()
+        try:
+            consumer.run(self.caught_up(consumer) if until_caught_up else _never)
+        except StartOver as reason:
+            log.warning("%s: starting over", reason)
+            return False
+        return True
+
+    def _wait_for_table(self) -> str | None:
+        """The table's id, as soon as DynamoDB answers; None after a signal."""
         while not self._stopped:
             try:
                 return self._table.identity()
@@ -116,33 +143,21 @@ class Command(BaseCommand):
         return None
 
     def _pause(self) -> None:
-        until = time.monotonic() + 5
-        while not self._stopped and time.monotonic() < until:
+        deadline = time.monotonic() + STORE_WAIT_S
+        while not self._stopped and time.monotonic() < deadline:
             time.sleep(0.2)
 
-    def _consume(self, until_caught_up: bool) -> bool:
-        """Whether it is over; else another consumer is to begin anew."""
-        store = self._identity()
-        if store is None:
-            return True
-        consumer = self._consumer = ProfileConsumer(
+    def _make_consumer(self, table_id: str) -> ProfileConsumer:
+        changes = ChangeDetector(
+            self._read_topic, self._read_table_id, self._read_group, table_id
+        )
+        return ProfileConsumer(
             clients.consumer,
-            self._read_topic,
+            changes,
             settings.KAFKA_PARTITIONS,
-            partial(self._admin_connection.ask, topics.configured_group),
-            store,
-            partial(_told, self._table),
             self._table.apply,
             self._letters.put,
         )
-        if self._stopped:  # while it was made, and it did not hear
-            consumer.stop()
-        try:
-            consumer.run(self.caught_up(consumer) if until_caught_up else _never)
-        except StartOver as reason:
-            log.warning("%s: starting over", reason)
-            return False
-        return True
 
     @cached_property
     def group_reader(self) -> Consumer:
@@ -160,13 +175,6 @@ class Command(BaseCommand):
             )
 
         return caught_up
-
-
-def _told(table: TableWriter) -> str | None:
-    """Which table it is; None where it does not tell now."""
-    with suppress(StoreUnavailable):
-        return table.identity()
-    return None
 
 
 def _never() -> bool:

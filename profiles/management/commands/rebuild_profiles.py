@@ -59,7 +59,7 @@ class Command(consume_profiles.Command):
         store = self._table.identity()
         progress = Progress(sys.stderr, records, "records")
         if sys.stderr.isatty():
-            logging.getLogger("profiles.consumer.loop").setLevel(logging.WARNING)
+            logging.getLogger("profiles.consumer").setLevel(logging.WARNING)
 
         def caught_up() -> bool:
             self._over = is_over()
