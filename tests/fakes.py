@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -46,10 +48,54 @@ class Clock:
         self.now += seconds
 
 
-def tick_by(clock: Clock, patch: pytest.MonkeyPatch) -> None:
-    """Have the consumer go by this clock."""
+class FakeThread:
+    """The writer's thread: an attempt is made at once, or where `held`, by `release`."""
+
+    def __init__(self, workers: int, thread_name_prefix: str) -> None:
+        assert workers == 1
+        self.held = False
+        self.submitted = 0
+        self.is_shut_down = False
+        self._attempts: list[Callable[[], None]] = []
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.submitted += 1
+
+        def attempt() -> None:
+            try:
+                future.set_result(call(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+        assert not self._attempts, "two attempts at a time"
+        self._attempts.append(attempt)
+        if not self.held:
+            self.release()
+        return future
+
+    def release(self) -> None:
+        """Make the attempt that is held."""
+        attempts, self._attempts = self._attempts, []
+        for attempt in attempts:
+            attempt()
+
+    def shutdown(self) -> None:
+        self.release()
+        self.is_shut_down = True
+
+
+def fake_time(clock: Clock, patch: pytest.MonkeyPatch) -> None:
+    """Have the consumer go by this clock, and write in a FakeThread."""
+
+    def wait(futures: list[Future[Any]], seconds: float) -> None:
+        if not futures[0].done():
+            clock.sleep(seconds)
+
     for module in (changes, loop, waiting, writing):
         patch.setattr(module, "time", clock)
+    patch.setattr(writing, "ThreadPoolExecutor", FakeThread)
+    patch.setattr(writing, "wait", wait)
 
 
 def update_at(offset: int, patient: str = "1", **fields: str | None) -> MergedUpdate:
@@ -105,11 +151,16 @@ def message(offset: int, patient: str = "1", partition: int = 0, **fields: Any) 
 
 
 class FakeKafkaConsumer:
-    """Hands out the turns it was given; a turn is messages, or a function for them."""
+    """Hands out the turns it was given; a turn is messages, or a function for them.
+
+    Turns come while it is waited for messages. `ready` is what is there without waiting,
+    message by message, or functions for them.
+    """
 
     def __init__(self, clock: Clock, turns: list[Any]) -> None:
         self.clock = clock
         self.turns = turns
+        self.ready: list[Any] = []
         self.owned: set[int] = set()
         self.paused: set[int] = set()
         self.starts: dict[int, int] = {}
@@ -133,8 +184,16 @@ class FakeKafkaConsumer:
     def consume(self, number: int, timeout: float) -> list[Any]:
         self.clock.now += timeout
         self.answer_commits()
+        if timeout == 0:
+            return self._ready(number)
         turn = self.turns.pop(0) if self.turns else []
         return (turn() or []) if callable(turn) else turn
+
+    def _ready(self, number: int) -> list[Any]:
+        if self.ready and callable(self.ready[0]):
+            return self.ready.pop(0)() or []
+        found, self.ready = self.ready[:number], self.ready[number:]
+        return found
 
     def assign(self, *partitions: int) -> None:
         self.on_assign(self, [TopicPartition(TOPIC.name, p) for p in partitions])

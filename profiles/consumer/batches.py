@@ -12,23 +12,27 @@ from dataclasses import dataclass, field
 from profiles.consumer.assignment import End
 from profiles.core import serializers
 from profiles.core.records import DeadLetter, Headers, InvalidRecord, Record
-from profiles.core.updates import MergedUpdate
+from profiles.core.updates import MergedUpdate, merge
+
+BATCH_RECORDS = 2000
+BATCH_BYTES = 4 * 1024 * 1024
+"""Of values: a record of more than 64 KiB is a dead letter, and counts too."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """What is still to be written, and what to commit after that.
+    """What is to be written, and what to commit after that.
 
-    `updates` are by patient: all of a patient come from one partition. `ends` are by
-    partition. `applied`, `already` and `folded` count updates: written, refused by the
-    fence, and merged into a later one.
+    `updates` are in the order of the log; `merge` leaves one of each patient. `ends` are
+    by partition. `applied` and `already` count what is written: changed, and refused by
+    the fence.
     """
 
-    updates: dict[str, MergedUpdate] = field(default_factory=dict, repr=False)
+    updates: list[MergedUpdate] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     ends: dict[int, End] = field(default_factory=dict)
     headers: list[Headers] = field(default_factory=list, repr=False)
-    folded: int = 0
+    bytes: int = 0
     applied: int = 0
     already: int = 0
 
@@ -37,35 +41,41 @@ class Batch:
         """The number of writes that are left."""
         return len(self.updates) + len(self.letters)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether to add no more records."""
+        return len(self.headers) >= BATCH_RECORDS or self.bytes >= BATCH_BYTES
+
     def add(self, record: Record, epoch: int, partitions: int) -> None:
         """Decode the next record of its partition; an invalid one is a dead letter.
 
         `epoch` is its leader's. Keys are placed by the number of `partitions`.
         """
         self.headers.append(record.headers)
+        self.bytes += len(record.value or b"")
         self.ends[record.source.partition] = End(record.offset + 1, epoch)
         try:
             update = serializers.decode(record, partitions)
         except InvalidRecord as reason:
             self.letters.append(DeadLetter(record, reason))
-            return
-        if (earlier := self.updates.get(update.patient_id)) is not None:
-            update = earlier.then(update)
-            self.folded += 1
-        self.updates[update.patient_id] = update
+        else:
+            self.updates.append(update)
+
+    def merge(self) -> int:
+        """Fold the updates of each patient into one; returns how many that saves."""
+        before, self.updates = len(self.updates), merge(self.updates)
+        return before - len(self.updates)
 
     def keep(self, updates: Collection[MergedUpdate]) -> None:
-        """Only these updates are still to be written."""
-        self.updates = {update.patient_id: update for update in updates}
+        """Only these are still to be written, if their partition was not revoked."""
+        self.updates = [u for u in updates if u.source.partition in self.ends]
 
     def drop(self, revoked: Collection[int]) -> None:
         """Forget all of partitions that were revoked."""
-        self.keep([u for u in self.updates.values() if _of(u) not in revoked])
-        self.letters = [
-            each for each in self.letters if _of(each.record) not in revoked
-        ]
         self.ends = {p: end for p, end in self.ends.items() if p not in revoked}
-
-
-def _of(placed: MergedUpdate | Record) -> int:
-    return placed.source.partition
+        self.letters = [
+            letter
+            for letter in self.letters
+            if letter.record.source.partition in self.ends
+        ]
+        self.keep(self.updates)

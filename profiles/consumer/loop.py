@@ -1,8 +1,8 @@
 """The loop: messages become a batch, the batch is written, and only then committed.
 
 In: the messages of the partitions that the group gave us. Out: writes, and committed
-offsets. A batch that can't be finished is kept, or dropped uncommitted. Knows no
-DynamoDB: what writes is passed in.
+offsets. While one batch is written, the next one is read. A batch that can't be finished
+is kept, or dropped uncommitted. Knows no DynamoDB: what writes is passed in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
-    Message,
     TopicPartition,
 )
 
@@ -32,8 +31,11 @@ from profiles.runtime import metrics, tracing
 
 log = logging.getLogger(__name__)
 
-BATCH_RECORDS = 500
-BATCH_S = 0.1
+FETCH_RECORDS = 64
+IDLE_S = 0.1
+WRITING_S = 0.005
+"""How often messages are fetched while a batch is written."""
+
 REQUESTS_LOGGED = 20
 JOIN_S = 20.0
 LEAVE_S = 2.0
@@ -63,8 +65,10 @@ class ProfileConsumer:
         self._assignment = Assignment(self._kafka, changes.topic, changes.incarnation)
         self._reader = BatchReader(self._assignment, changes, partitions, self._stop)
         self._writer = BatchWriter(apply, put_dead_letters, changes, self._stop)
-        self._batch = Batch()
-        self._backlog: list[Message] = []
+        self._next = Batch()
+        """The batch in the making."""
+        self._is_writing = False
+        self._began_at = 0.0
         self._is_committing = False
         self._is_paused = False
         self._is_leaving = False
@@ -81,14 +85,16 @@ class ProfileConsumer:
             )
             while not (self._stop.is_requested or until()):
                 self.turn()
+            self._end()
         except KafkaUnavailable:
             if not self._stop.is_requested:
                 raise
         finally:
             self._leave()
+            self._writer.close()
 
     def stop(self) -> None:
-        """Finish the batch, or give it up after GIVE_UP_S; safe in a signal handler."""
+        """Finish what is being written, or give it up; safe in a signal handler."""
         self._stop.request()
 
     @property
@@ -104,15 +110,28 @@ class ProfileConsumer:
         partitions again in a group that a member left while it joined.
         """
         joined = bool(self.owned) or time.monotonic() > self._join_deadline
-        return joined and self._assignment.is_caught_up and not self._backlog
+        is_idle = not (self._is_writing or self._next.ends)
+        return joined and is_idle and self._assignment.is_caught_up
 
     def turn(self) -> None:
-        """One batch: read it, write it, commit its offsets."""
+        """Wait for records, or until the last batch is written; then begin the next."""
         self._watch()
-        self._read()
-        if self._batch.ends:
-            with tracing.applying(self._batch.headers):
-                self._write()
+        if self._is_writing:
+            self._finish()
+        else:
+            self._fetch(IDLE_S)
+        if self._stop.is_requested:
+            return
+        self._commit()
+        if self._next.ends:
+            self._begin()
+
+    def _end(self) -> None:
+        """Finish what is being written, and commit; what was read ahead is dropped."""
+        if self._is_writing:
+            self._finish()
+        if self._is_writing:
+            log.warning("stopped with a batch unfinished: it is not committed")
         self._commit()
 
     def _watch(self) -> None:
@@ -122,52 +141,64 @@ class ProfileConsumer:
 
     # From messages to a batch
 
-    def _read(self) -> None:
-        self._batch = Batch()
-        messages = self._backlog or self._kafka.consume(BATCH_RECORDS, BATCH_S)
-        self._backlog = []
-        self._reader.read(messages, self._batch)
-        metrics.coalesced.inc(self._batch.folded)
+    def _fetch(self, seconds: float) -> None:
+        """Wait for a first message, and take what is there then, as far as it fits."""
+        messages = self._kafka.consume(1, seconds)
+        while messages:
+            self._reader.read(messages, self._next)
+            full = self._next.is_full
+            messages = [] if full else self._kafka.consume(FETCH_RECORDS, 0)
 
     # From a batch to the table
 
-    def _write(self) -> None:
-        """Make attempts until all of the batch is written, or the time is over."""
-        started, pause = time.monotonic(), pauses()
-        left = self._batch.size
-        self._writer.begin()
-        while not self._writer.attempt(self._batch):
+    def _begin(self) -> None:
+        """Begin to write the batch in the making, and to make another."""
+        batch, self._next = self._next, Batch()
+        self._is_writing, self._began_at = True, time.monotonic()
+        self._writer.begin(batch)
+
+    def _finish(self) -> None:
+        """Settle the batch that is being written, or leave it where time is over."""
+        if self._is_written():
+            self._is_writing = False
+            self._resume()
+            self._assignment.settle(self._writer.batch.ends)
+            self._report(self._writer.batch, time.monotonic() - self._began_at)
+
+    def _is_written(self) -> bool:
+        """Make attempts until all of the batch is written; False where time is over."""
+        pause, left = pauses(), self._writer.batch.size
+        while not self._attempt_has_ended() or not self._writer.end_attempt():
             if self._stop.is_overdue:
-                log.warning("stopped with a batch unfinished: it is not committed")
-                return
-            if self._batch.size < left:
-                left, pause = self._batch.size, pauses()
+                return False
+            if self._writer.batch.size < left:
+                left, pause = self._writer.batch.size, pauses()
             self._wait(next(pause))
-        self._resume()
-        self._assignment.settle(self._batch.ends)
-        self._report(self._batch, time.monotonic() - started)
+            self._writer.attempt()
+        return True
+
+    def _attempt_has_ended(self) -> bool:
+        """Read the next batch until the attempt ends; False where time is over."""
+        while not self._writer.wait(WRITING_S):
+            if self._stop.is_overdue:
+                return False
+            if not (self._next.is_full or self._stop.is_requested):
+                self._fetch(0)
+        return True
 
     def _wait(self, seconds: float) -> None:
         """Pass the time inside consume(), which keeps our membership alive.
 
         A rebalance may assign partitions meanwhile, and deliver their first records:
-        those are kept for later.
+        those are in the next batch.
         """
         self._pause()
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            arrived = self._kafka.consume(BATCH_RECORDS, min(left, 0.5))
-            # Two statements: a revocation inside consume() replaces the backlog.
-            self._backlog += [each for each in arrived if self._is_ours(each)]
+            self._fetch(min(left, 0.5))
             if self._stop.is_requested:
                 return
         self._watch()
-
-    def _is_ours(self, message: Message) -> bool:
-        """Whether it is of a partition of ours, or an error of any kind."""
-        error = message.error()
-        is_of_a_partition = error is None or error.code() == KafkaError._PARTITION_EOF
-        return not is_of_a_partition or message.partition() in self.owned
 
     def _pause(self) -> None:
         if not self._is_paused:
@@ -235,8 +266,8 @@ class ProfileConsumer:
         revoked = {partition.partition for partition in partitions}
         for partition in sorted(revoked):
             log.info("revoked partition %d", partition)
-        self._batch.drop(revoked)
-        self._backlog = [m for m in self._backlog if m.partition() not in revoked]
+        self._writer.batch.drop(revoked)
+        self._next.drop(revoked)
         self._forget_lag(revoked & self.owned)
         self._assignment.remove(revoked)
 

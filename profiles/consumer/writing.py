@@ -1,7 +1,8 @@
 """Writing: the second of three rooms. A batch goes into the table.
 
 In: a batch. Out: its updates in the table and its dead letters on their topic, in as many
-attempts as that takes. What writes is passed in. Knows no Kafka client and no DynamoDB.
+attempts as that takes. Each attempt runs in a thread beside the loop, and there is never
+more than one. What writes is passed in. Knows no Kafka client and no DynamoDB.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
 from profiles.consumer.batches import Batch
 from profiles.consumer.changes import ChangeDetector
 from profiles.consumer.waiting import Stop
-from profiles.core.records import DeadLetter
+from profiles.core.records import DeadLetter, Headers
 from profiles.core.updates import Incarnation, MergedUpdate
 from profiles.kafka.topics import KafkaUnavailable
-from profiles.runtime import metrics
+from profiles.runtime import metrics, tracing
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +47,11 @@ PutDeadLetters = Callable[[Sequence[DeadLetter]], list[DeadLetter]]
 
 
 class BatchWriter:
-    """Writes a batch, attempt after attempt.
+    """Writes one batch after another, each in one attempt after another.
 
     `apply` and `put_dead_letters` make one attempt each, and return what is to be tried
     again. `apply` is given our incarnation of topic and table, and the former ones whose
-    items it may take over.
+    items it may take over. It runs in the writer's thread; all else in the loop's.
     """
 
     def __init__(
@@ -63,27 +65,63 @@ class BatchWriter:
         self._put_dead_letters = put_dead_letters
         self._changes = changes
         self._stop = stop
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._attempt: Future[Outcome | None] | None = None
         self._is_proven = False
         self._former: set[Incarnation] = set()
         self._unknown: set[Incarnation] = set()
+        self.batch = Batch()
+        """The batch that is being written, or was last."""
 
-    def begin(self) -> None:
-        """The next attempt is the first one of a batch."""
+    def begin(self, batch: Batch) -> None:
+        """Make the first attempt to write a batch. The one before has to be written."""
+        self.batch = batch
         self._is_proven = False
+        metrics.coalesced.inc(batch.merge())
+        self.attempt()
 
-    def attempt(self, batch: Batch) -> bool:
-        """Try what is left of the batch once; whether all is written.
+    def attempt(self) -> None:
+        """Begin to write what is left of the batch, unless Kafka or the table is away.
 
-        Raises StartOver, and what `apply` raises.
+        Raises StartOver.
         """
-        if not (self._prove() and self._changes.is_same_table()):
-            return False
-        self._admit_former()
-        if batch.updates:
-            self._write_updates(batch)
-        if batch.letters and not self._stop.is_overdue:
-            self._write_dead_letters(batch)
-        return batch.size == 0
+        if self._prove() and self._changes.is_same_table():
+            self._admit_former()
+            updates, headers = [*self.batch.updates], self.batch.headers
+            self._attempt = self._thread.submit(self._apply_once, updates, headers)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until no attempt is under way; False where that takes longer."""
+        if self._attempt is not None:
+            wait([self._attempt], seconds)
+        return self._attempt is None or self._attempt.done()
+
+    def end_attempt(self) -> bool:
+        """Note what the attempt came to, if one was made; whether the batch is written.
+
+        Raises what `apply` raises.
+        """
+        if self._attempt is None:
+            return self.batch.size == 0
+        attempt, self._attempt = self._attempt, None
+        if (outcome := attempt.result()) is not None:
+            self._note(outcome)
+        if self.batch.letters and not self._stop.is_overdue:
+            self._write_dead_letters(self.batch)
+        return self.batch.size == 0
+
+    def close(self) -> None:
+        """Wait for an attempt that is under way: nobody is to write beside it."""
+        self._thread.shutdown()
+
+    def _apply_once(
+        self, updates: Sequence[MergedUpdate], headers: Sequence[Headers]
+    ) -> Outcome | None:
+        """The attempt, in the writer's thread."""
+        if not updates:
+            return None
+        with tracing.applying(headers):
+            return self._apply(updates, self._changes.incarnation, self._former)
 
     def _prove(self) -> bool:
         """Whether the topic's id, read after the records, is the one they are given.
@@ -99,13 +137,12 @@ class BatchWriter:
             log.warning("waiting for Kafka: %s", error)
         return self._is_proven
 
-    def _write_updates(self, batch: Batch) -> None:
-        updates = [*batch.updates.values()]
-        outcome = self._apply(updates, self._changes.incarnation, self._former)
+    def _note(self, outcome: Outcome) -> None:
+        batch = self.batch
+        _measure(batch.updates, outcome)
         batch.keep(outcome.remaining)
         batch.applied += outcome.applied
         batch.already += outcome.already
-        _measure(updates, outcome)
         if outcome.trouble:
             log.warning("waiting for the table: %s", outcome.trouble)
         if outcome.unknown:

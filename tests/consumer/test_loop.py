@@ -40,9 +40,9 @@ from tests.fakes import (
     FakeDynamoDB,
     FakeKafkaConsumer,
     FakeMessage,
+    fake_time,
     message,
     refusal,
-    tick_by,
     update_at,
 )
 
@@ -83,10 +83,15 @@ class World:
             TableWriter(client, "t").apply,
             self.dead_letter,
         )
-        self.turn = self.consumer.turn
+        self.thread: Any = self.consumer._writer._thread
         self.kafka.subscribe(
             [], self.consumer._on_assign, self.consumer._on_revoke, None
         )
+
+    def turn(self) -> None:
+        """A turn, and what it began to write is written and committed."""
+        self.consumer.turn()
+        self.consumer._end()
 
     def topic(self) -> Topic:
         """What is in `topics`, once each; then the topic as it was."""
@@ -123,7 +128,7 @@ def names(table: FakeDynamoDB, patient: str) -> dict[str, str]:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    tick_by(clock, monkeypatch)
+    fake_time(clock, monkeypatch)
     return clock
 
 
@@ -506,7 +511,7 @@ def moved(turn: Callable[[], None]) -> dict[str, float]:
 @pytest.fixture
 def soon(clock):
     """It is 2.5 s after the record at offset 0 was produced."""
-    clock.now = NOW_MS / 1000 + 2.5 - loop.BATCH_S
+    clock.now = NOW_MS / 1000 + 2.5 - loop.IDLE_S
 
 
 def test_a_write_that_changes_an_item_is_counted_with_its_age(soon, world):
@@ -1081,15 +1086,16 @@ def test_whatever_fails_every_update_takes_effect_once_and_in_order(posted, data
     log = [message(i, who, **fields) for i, (who, fields) in enumerate(posted)]
     table, done = FakeDynamoDB(), 0
     while done < len(log):
-        clock = Clock()
-        table.troubles = data.draw(MAYBE_THROTTLED) + data.draw(MAYBE_REFUSED)
-        table.lost_answers = data.draw(MAYBE_LOST)
-        w = World(clock, [log[done : done + data.draw(st.integers(1, 4))]], table)
-        if data.draw(st.booleans()):
-            w.kafka.commit_errors = [not_committed()]
-        w.kafka.assign(0)
         with pytest.MonkeyPatch.context() as patch, suppress(StoreRefused):
-            tick_by(clock, patch)
+            clock = Clock()
+            fake_time(clock, patch)
+            table.troubles = data.draw(MAYBE_THROTTLED) + data.draw(MAYBE_REFUSED)
+            table.lost_answers = data.draw(MAYBE_LOST)
+            batch = log[done : done + data.draw(st.integers(1, 4))]
+            w = World(clock, [batch], table)
+            if data.draw(st.booleans()):
+                w.kafka.commit_errors = [not_committed()]
+            w.kafka.assign(0)
             w.turn()
         done = max([done, *(offsets[0] for offsets in w.kafka.commits)])
     assert {who: names(table, who) for who in table.items} == fold(posted)

@@ -27,8 +27,8 @@ from tests.fakes import (
     Clock,
     FakeDynamoDB,
     FakeKafkaConsumer,
+    fake_time,
     message,
-    tick_by,
 )
 
 Fields = dict[str, str | None]
@@ -184,6 +184,7 @@ class World:
             end = min(start + of, len(self.log))
             kafka.turns = [[self._message(offset) for offset in range(start, end)]]
             member.turn()
+            member._end()
 
     def _message(self, offset: int) -> Any:
         patient, fields = self.log[offset]
@@ -331,7 +332,7 @@ History = Callable[[World, int], None]
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch):
-    tick_by(CLOCK, monkeypatch)
+    fake_time(CLOCK, monkeypatch)
     for module in (loop, writing):
         monkeypatch.setattr(module.log, "disabled", True)  # thousands of runs
     monkeypatch.setattr(loop, "pauses", lambda: iter([0.1] * 99))
