@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,17 +50,21 @@ class Clock:
 
 
 class FakeThread:
-    """The writer's thread: an attempt is made at once, or where `held`, by `release`."""
+    """The writer's thread: an attempt is made at once, or where `held`, by `release`.
+
+    It is released, too, once it was waited for `patience` times.
+    """
 
     def __init__(self, workers: int, thread_name_prefix: str) -> None:
         assert workers == 1
         self.held = False
+        self.patience = 10_000
         self.submitted = 0
         self.is_shut_down = False
         self._attempts: list[Callable[[], None]] = []
 
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+        future = FakeFuture(self)
         self.submitted += 1
 
         def attempt() -> None:
@@ -85,12 +90,28 @@ class FakeThread:
         self.is_shut_down = True
 
 
+class FakeFuture(Future[Any]):
+    """An attempt to wait for."""
+
+    def __init__(self, thread: FakeThread) -> None:
+        super().__init__()
+        self.thread = thread
+
+    def result(self, timeout: float | None = None) -> Any:
+        assert self.done(), "it would block the loop"
+        return super().result()
+
+
 def fake_time(clock: Clock, patch: pytest.MonkeyPatch) -> None:
     """Have the consumer go by this clock, and write in a FakeThread."""
 
-    def wait(futures: list[Future[Any]], seconds: float) -> None:
-        if not futures[0].done():
+    def wait(futures: list[FakeFuture], seconds: float) -> None:
+        (future,) = futures
+        if not future.done():
             clock.sleep(seconds)
+            future.thread.patience -= 1
+            if future.thread.patience <= 0:
+                future.thread.release()
 
     for module in (changes, loop, waiting, writing):
         patch.setattr(module, "time", clock)
@@ -182,7 +203,10 @@ class FakeKafkaConsumer:
         self.on_assign, self.on_revoke = on_assign, on_revoke
 
     def consume(self, number: int, timeout: float) -> list[Any]:
-        self.clock.now += timeout
+        """Waits, unless one message is enough and there is one."""
+        is_there = self.turns and isinstance(self.turns[0], list) and self.turns[0]
+        if not (is_there and number == 1):
+            self.clock.now += timeout
         self.answer_commits()
         if timeout == 0:
             return self._ready(number)
@@ -192,7 +216,8 @@ class FakeKafkaConsumer:
     def _ready(self, number: int) -> list[Any]:
         if self.ready and callable(self.ready[0]):
             return self.ready.pop(0)() or []
-        found, self.ready = self.ready[:number], self.ready[number:]
+        found = [*takewhile(lambda each: not callable(each), self.ready[:number])]
+        del self.ready[: len(found)]
         return found
 
     def assign(self, *partitions: int) -> None:

@@ -22,23 +22,32 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 from profiles.consumer import changes, loop, waiting
-from profiles.consumer.changes import ChangeDetector, StartOver
-from profiles.consumer.loop import ProfileConsumer
+from profiles.consumer.changes import StartOver
 from profiles.consumer.reading import MemberRefused, RecordsMissing
 from profiles.core import items
 from profiles.core.records import Code
 from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.dynamodb.client import StoreRefused
 from profiles.dynamodb.writer import TableWriter
-from profiles.kafka.topics import Group, KafkaUnavailable, Topic
+from profiles.kafka.topics import Group, KafkaUnavailable
 from profiles.runtime import metrics
+from tests.consumer.world import (
+    GROUP,
+    MARK,
+    OURS,
+    RECREATED,
+    World,
+    end,
+    names,
+    not_committed,
+    throttled,
+)
 from tests.fakes import (
     NOW_MS,
     SOURCE,
     TOPIC,
     Clock,
     FakeDynamoDB,
-    FakeKafkaConsumer,
     FakeMessage,
     fake_time,
     message,
@@ -46,8 +55,6 @@ from tests.fakes import (
     update_at,
 )
 
-GROUP = Group("STABLE", {}, frozenset({"member"}))
-RECREATED = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
 BAD = {
     "not JSON": b"{",
     "null": b"null",
@@ -55,106 +62,6 @@ BAD = {
     "an unknown field": b'{"PatientId":"1","Shoe":"44"}',
     "another key": b'{"PatientId":"2"}',
 }
-
-
-OURS = Incarnation(TOPIC.id, "store")
-MARK = f"{TOPIC.id} store"
-
-
-class World:
-    """A consumer with fakes all round; nothing happens before `turn`."""
-
-    def __init__(
-        self, clock: Clock, turns: list[Any], table: FakeDynamoDB | None = None
-    ) -> None:
-        self.kafka = FakeKafkaConsumer(clock, turns)
-        self.table = table or FakeDynamoDB()
-        self.topics: list[Topic | Exception] = []
-        self.stores: list[str | None] = []
-        self.group: Group | Exception = GROUP
-        self.letters: list[tuple[int, str]] = []
-        self.letters_refused = 0
-        kafka: Any = self.kafka
-        client: Any = self.table
-        self.consumer = ProfileConsumer(
-            kafka.made,
-            ChangeDetector(self.topic, self.store, self.read_group, "store"),
-            TOPIC.partitions,
-            TableWriter(client, "t").apply,
-            self.dead_letter,
-        )
-        self.thread: Any = self.consumer._writer._thread
-        self.kafka.subscribe(
-            [], self.consumer._on_assign, self.consumer._on_revoke, None
-        )
-
-    def turn(self) -> None:
-        """A turn, and what it began to write is written and committed."""
-        self.consumer.turn()
-        self.consumer._end()
-
-    def topic(self) -> Topic:
-        """What is in `topics`, once each; then the topic as it was."""
-        answer = self.topics.pop(0) if self.topics else TOPIC
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def read_group(self) -> Group:
-        if isinstance(self.group, Exception):
-            raise self.group
-        return self.group
-
-    def store(self) -> str | None:
-        """What is in `stores`, once each; then the table as it was."""
-        return self.stores.pop(0) if self.stores else "store"
-
-    def dead_letter(self, letters):
-        if self.letters_refused:
-            self.letters_refused -= 1
-            return [*letters]
-        self.letters += [(each.record.offset, each.reason.code) for each in letters]
-        return []
-
-    def shown(self) -> dict[str, str]:
-        return names(self.table, "1")
-
-
-def names(table: FakeDynamoDB, patient: str) -> dict[str, str]:
-    profile = items.profile(table.items[patient])
-    return {name: profile[name] for name in profile if name.endswith("Name")}
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    fake_time(clock, monkeypatch)
-    return clock
-
-
-@pytest.fixture
-def world(clock):
-    """Makes a world that owns partition 0 and is then given these turns."""
-
-    def make(*turns: Any) -> World:
-        world = World(clock, [*turns])
-        world.kafka.assign(0)
-        return world
-
-    return make
-
-
-def end(partition: int = 0, at: int = 9) -> FakeMessage:
-    eof = KafkaError._PARTITION_EOF
-    return FakeMessage(at, partition=partition, error=eof)
-
-
-def not_committed() -> KafkaError:
-    return KafkaError(KafkaError.REQUEST_TIMED_OUT)
-
-
-def throttled() -> Exception:
-    return refusal("ThrottlingException")
 
 
 # Commit after write
@@ -511,7 +418,7 @@ def moved(turn: Callable[[], None]) -> dict[str, float]:
 @pytest.fixture
 def soon(clock):
     """It is 2.5 s after the record at offset 0 was produced."""
-    clock.now = NOW_MS / 1000 + 2.5 - loop.IDLE_S
+    clock.now = NOW_MS / 1000 + 2.5
 
 
 def test_a_write_that_changes_an_item_is_counted_with_its_age(soon, world):
