@@ -328,9 +328,10 @@ class Killed(BaseException):
 
 
 class LogKafka(FakeKafkaConsumer):
-    """Two partitions of a log; `events` happen in consume(), one in each call.
+    """Two partitions of a log, whose records arrive one by one.
 
-    A commit is refused where not everything before it is in the table.
+    `events` happen in consume(), one in each call; after them, records arrive. A commit
+    is refused where not everything before it is in the table.
     """
 
     def __init__(self, clock: Clock, logs: dict[int, list[Any]], table: Any) -> None:
@@ -339,6 +340,10 @@ class LogKafka(FakeKafkaConsumer):
         self.table = table
         self.events: list[Callable[[], None]] = []
         self.positions: dict[int, int] = {}
+        self.arrived = 0
+
+    def arrive(self) -> None:
+        self.arrived += 1
 
     def incremental_assign(self, partitions: Any) -> None:
         super().incremental_assign(partitions)
@@ -357,15 +362,15 @@ class LogKafka(FakeKafkaConsumer):
     def consume(self, number: int, timeout: float) -> list[Any]:
         self.clock.now += timeout
         self.answer_commits()
-        if self.events:
-            self.events.pop(0)()
+        event = self.events.pop(0) if self.events else self.arrive
+        event()
         found: list[Any] = []
         for partition in {*self.positions} - self.paused:
             at = self.positions[partition]
-            found += self.logs[partition][at : at + number - len(found)]
-            self.positions[partition] = at + len(
-                [m for m in found if m.partition() == partition]
-            )
+            end = min(self.arrived, at + number - len(found))
+            taken = self.logs[partition][at:end]
+            self.positions[partition] += len(taken)
+            found += taken
         return found
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
@@ -389,11 +394,12 @@ POSTED = st.lists(
             st.sampled_from(["FirstName", "LastName"]), st.sampled_from("xyz")
         ),
     ),
-    min_size=1,
-    max_size=12,
+    min_size=5,
+    max_size=20,
 )
 EVENTS = [
     "nothing",
+    "arrive",
     "hold",
     "release",
     "revoke",
@@ -402,10 +408,17 @@ EVENTS = [
     "lose the answer",
     "fail the commit",
     "lose Kafka",
-    "stop",
-    "start over",
-    "kill",
 ]
+ENDS = ["stop", "start over", "kill"]
+LIFE = st.builds(
+    lambda events, end: [*events, end],
+    st.lists(
+        st.sampled_from(["arrive", "nothing"]) | st.sampled_from(EVENTS),
+        min_size=10,
+        max_size=40,
+    ),
+    st.sampled_from(ENDS),
+)
 
 
 def logs_of(posted: list[tuple[str, dict[str, str]]]) -> dict[int, list[Any]]:
@@ -434,6 +447,7 @@ def happen(w: World, kafka: LogKafka, name: str) -> Callable[[], None]:
 
     events: dict[str, Callable[[], None]] = {
         "nothing": lambda: None,
+        "arrive": kafka.arrive,
         "hold": hold(w),
         "release": w.thread.release,
         "revoke": revoke,
@@ -449,7 +463,7 @@ def happen(w: World, kafka: LogKafka, name: str) -> Callable[[], None]:
     return events[name]
 
 
-@given(POSTED, st.lists(st.lists(st.sampled_from(EVENTS), max_size=30), max_size=3))
+@given(POSTED, st.lists(LIFE, max_size=3))
 def test_whatever_happens_while_it_reads_ahead_nothing_is_lost_or_undone(posted, lives):
     """Each life is a consumer of its own; the last one is left alone."""
     logs, table = logs_of(posted), FakeDynamoDB()
