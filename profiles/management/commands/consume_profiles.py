@@ -54,8 +54,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run one consumer after another until a signal, or until all is read."""
-        self._prepare(options["grown"])
         try:
+            self._prepare(options["grown"])
             self._check_kafka()
             while not (self._stopped or self._consume(options["until_caught_up"])):
                 pass
