@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Thread
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from profiles.consumer.assignment import Assignment
 from profiles.consumer.batches import Batch
 from profiles.consumer.changes import ChangeDetector
+from profiles.consumer.committing import OffsetCommitter
 from profiles.consumer.reading import BatchReader
 from profiles.consumer.waiting import Stop, patiently, pauses
 from profiles.consumer.writing import Apply, BatchWriter, PutDeadLetters
 from profiles.kafka.topics import KafkaUnavailable, committed_now
-from profiles.runtime import metrics, tracing
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +31,6 @@ IDLE_S = 0.1
 WRITING_S = 0.005
 """How often messages are fetched while a batch is written."""
 
-REQUESTS_LOGGED = 20
 JOIN_S = 20.0
 LEAVE_S = 2.0
 
@@ -59,17 +53,17 @@ class ProfileConsumer:
         apply: Apply,
         put_dead_letters: PutDeadLetters,
     ) -> None:
-        self._kafka = kafka(self._on_commit)
+        self._kafka = kafka(lambda *answer: self._committer.on_commit(*answer))
         self._changes = changes
         self._stop = Stop()
         self._assignment = Assignment(self._kafka, changes.topic, changes.incarnation)
         self._reader = BatchReader(self._assignment, changes, partitions, self._stop)
         self._writer = BatchWriter(apply, put_dead_letters, changes, self._stop)
+        self._committer = OffsetCommitter(self._kafka, self._assignment, self._stop)
         self._next = Batch()
         """The batch in the making."""
         self._is_writing = False
         self._began_at = 0.0
-        self._is_committing = False
         self._is_paused = False
         self._is_leaving = False
         self._join_deadline = time.monotonic() + JOIN_S
@@ -122,7 +116,7 @@ class ProfileConsumer:
             self._fetch(IDLE_S)
         if self._stop.is_requested:
             return
-        self._commit()
+        self._committer.commit()
         if self._next.ends:
             self._begin()
 
@@ -132,12 +126,12 @@ class ProfileConsumer:
             self._finish()
         if self._is_writing:
             log.warning("stopped with a batch unfinished: it is not committed")
-        self._commit()
+        self._committer.commit()
 
     def _watch(self) -> None:
         if self._changes.watch(self._kafka.memberid) and self._is_paused:
             with suppress(KafkaUnavailable):  # the last figure stays
-                self._report_lag(self.owned, query=True)
+                self._committer.report_lag(self.owned, query=True)
 
     # From messages to a batch
 
@@ -162,8 +156,8 @@ class ProfileConsumer:
         if self._is_written():
             self._is_writing = False
             self._resume()
-            self._assignment.settle(self._writer.batch.ends)
-            self._report(self._writer.batch, time.monotonic() - self._began_at)
+            seconds = time.monotonic() - self._began_at
+            self._committer.settle(self._writer.batch, seconds)
 
     def _is_written(self) -> bool:
         """Make attempts until all of the batch is written; False where time is over."""
@@ -211,34 +205,6 @@ class ProfileConsumer:
             self._is_paused = False
             self._kafka.resume(self._kafka.assignment())
 
-    # From the table to committed offsets
-
-    def _commit(self) -> None:
-        """Send a commit of what is settled; one at a time, but for the last one.
-
-        The answer is not waited for: a silent coordinator never sends it, and a thread
-        that waits inside the client gets no signal.
-        """
-        offsets = self._assignment.uncommitted()
-        if not offsets or (self._is_committing and not self._stop.is_requested):
-            return
-        self._is_committing = True
-        try:
-            self._kafka.commit(offsets=offsets, asynchronous=True)
-        except KafkaException as error:
-            self._on_commit(error.args[0], [])
-
-    def _on_commit(
-        self, error: KafkaError | None, offsets: Sequence[TopicPartition]
-    ) -> None:
-        """The answer, inside consume(); what failed is committed in the next turn."""
-        self._is_committing = False
-        error = error or next((each.error for each in offsets if each.error), None)
-        if error is not None:
-            log.warning("offsets are not committed yet (%s)", error.name())
-            return
-        self._assignment.mark_committed(offsets)
-
     # Partitions come and go
 
     def _on_assign(self, kafka: Consumer, partitions: list[TopicPartition]) -> None:
@@ -268,7 +234,7 @@ class ProfileConsumer:
             log.info("revoked partition %d", partition)
         self._writer.batch.drop(revoked)
         self._next.drop(revoked)
-        self._forget_lag(revoked & self.owned)
+        self._committer.forget_lag(revoked & self.owned)
         self._assignment.remove(revoked)
 
     def _leave(self) -> None:
@@ -288,29 +254,5 @@ class ProfileConsumer:
         Its close() may wait without end for the answer to a commit, with all its
         threads; and there is no group to leave.
         """
-        self._forget_lag(self.owned)
-        del self._kafka, self._assignment, self._reader
-
-    # What is logged and measured
-
-    def _report(self, batch: Batch, seconds: float) -> None:
-        metrics.batch_records.observe(len(batch.headers))
-        self._report_lag(batch.ends)
-        requests = {tracing.request_id(carried) for carried in batch.headers} - {""}
-        log.info(
-            "batch: applied=%d already=%d seconds=%.3f next=%s requests=%s",
-            batch.applied,
-            batch.already,
-            seconds,
-            {partition: end.offset for partition, end in batch.ends.items()},
-            sorted(requests)[:REQUESTS_LOGGED],
-        )
-
-    def _report_lag(self, partitions: Iterable[int], query: bool = False) -> None:
-        for partition in partitions:
-            metrics.lag.labels(partition).set(self._assignment.lag(partition, query))
-
-    def _forget_lag(self, partitions: Iterable[int]) -> None:
-        for partition in partitions:
-            with suppress(KeyError):
-                metrics.lag.remove(partition)
+        self._committer.forget_lag(self.owned)
+        del self._kafka, self._assignment, self._reader, self._committer
