@@ -42,9 +42,9 @@ class Batch:
         return len(self.updates) + len(self.letters)
 
     @property
-    def is_full(self) -> bool:
-        """Whether to add no more records."""
-        return len(self.headers) >= BATCH_RECORDS or self.bytes >= BATCH_BYTES
+    def room(self) -> int:
+        """The number of records that may still be added."""
+        return BATCH_RECORDS - len(self.headers) if self.bytes < BATCH_BYTES else 0
 
     def add(self, record: Record, epoch: int, partitions: int) -> None:
         """Decode the next record of its partition; an invalid one is a dead letter.

@@ -27,6 +27,8 @@ from profiles.kafka.topics import KafkaUnavailable, committed_now
 log = logging.getLogger(__name__)
 
 FETCH_RECORDS = 64
+"""Decoded at a time: by so many a batch may exceed its bytes."""
+
 IDLE_S = 0.1
 WRITING_S = 0.005
 """How often messages are fetched while a batch is written."""
@@ -140,8 +142,8 @@ class ProfileConsumer:
         messages = self._kafka.consume(1, seconds)
         while messages:
             self._reader.read(messages, self._next)
-            full = self._next.is_full
-            messages = [] if full else self._kafka.consume(FETCH_RECORDS, 0)
+            room = min(FETCH_RECORDS, self._next.room)
+            messages = self._kafka.consume(room, 0) if room else []
 
     # From a batch to the table
 
@@ -176,7 +178,7 @@ class ProfileConsumer:
         while not self._writer.wait(WRITING_S):
             if self._stop.is_overdue:
                 return False
-            if not (self._next.is_full or self._stop.is_requested):
+            if self._next.room and not self._stop.is_requested:
                 self._fetch(0)
         return True
 
