@@ -180,7 +180,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 def _store() -> str:
     """What the background knows of the table; it is waited for a moment only."""
-    return health.table().look(time.monotonic() + MOMENT_S).problem or "answers"
+    return health.table().latest(time.monotonic() + MOMENT_S).problem or "answers"
 
 
 def _is_known(request: Request, etag: str) -> bool:

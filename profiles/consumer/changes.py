@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 
 from profiles.core.updates import Incarnation
-from profiles.kafka.topics import Group, KafkaUnavailable, Topic
+from profiles.kafka.groups import Group
+from profiles.kafka.topics import KafkaUnavailable, Topic
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from profiles.consumer.committing import OffsetCommitter
 from profiles.consumer.reading import BatchReader
 from profiles.consumer.waiting import Stop, patiently, pauses
 from profiles.consumer.writing import Apply, BatchWriter, PutDeadLetters
-from profiles.kafka.topics import KafkaUnavailable, committed_now
+from profiles.kafka.groups import committed_now
+from profiles.kafka.topics import KafkaUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from profiles.kafka.topics import PATIENCE_S, KafkaUnavailable
+from profiles.kafka.groups import RESTART_S
+from profiles.kafka.topics import KafkaUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ class Stop:
 def patiently(query: Callable[[], T], stop: Stop) -> T:
     """The answer to a query of Kafka; waits out a short absence of Kafka or the topic.
 
-    Raises KafkaUnavailable after PATIENCE_S, or after a stop.
+    Raises KafkaUnavailable after RESTART_S, or after a stop.
     """
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + RESTART_S
     while True:
         try:
             return query()

@@ -13,7 +13,7 @@ from functools import cache
 
 from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.reader import profiles
-from profiles.runtime.background import Observer
+from profiles.runtime.background import BackgroundReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ def read_table() -> TableFigures:
 
 
 @cache
-def table() -> Observer[TableFigures]:
+def table() -> BackgroundReader[TableFigures]:
     """This process's view of the table."""
-    return Observer("DynamoDB", lambda: nullcontext(read_table), (StoreUnavailable,))
+    return BackgroundReader(
+        "DynamoDB", lambda: nullcontext(read_table), (StoreUnavailable,)
+    )

@@ -22,11 +22,11 @@ from django.conf import settings
 from profiles.core.records import WRONG_PARTITION
 from profiles.core.updates import Receipt
 from profiles.dynamodb import health
-from profiles.kafka import clients, topics
+from profiles.kafka import clients, groups, topics
 from profiles.kafka.dead_letters import DeadLetterReader, Letter
 from profiles.kafka.reader import LogMoved, LogReader
 from profiles.kafka.topics import KafkaUnavailable, Topic, WrongTopic
-from profiles.runtime.background import Observer
+from profiles.runtime.background import BackgroundReader
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ class FlowReader(KafkaReader[Flow]):
         log = self.log(topic)
         committed = log.committed(self._store())
         spans = log.spans()
-        group = topics.describe_group(admin, settings.KAFKA_GROUP_ID, topic.name)
+        group = groups.describe_group(admin, settings.KAFKA_GROUP_ID, topic.name)
         partitions = [
             PartitionFigures(
                 number,
@@ -201,23 +201,23 @@ def reading(make: Callable[[Consumer], KafkaReader[T]]) -> Iterator[Callable[[],
     """Reads with clients of its own, and closes them."""
     admin_connection = topics.AdminConnection(clients.admin)
     with clients.group_reader() as reader, closing(admin_connection):
-        yield partial(admin_connection.ask, make(reader).read)
+        yield partial(admin_connection.query, make(reader).read)
 
 
 @cache
-def flow() -> Observer[Flow]:
+def flow() -> BackgroundReader[Flow]:
     """This process's view of the topic and its group."""
-    return Observer(
+    return BackgroundReader(
         "Kafka", lambda: reading(partial(FlowReader, store=_store)), _EXPECTED
     )
 
 
 @cache
-def letters() -> Observer[KeptLetters]:
+def letters() -> BackgroundReader[KeptLetters]:
     """This process's view of the dead letters."""
-    return Observer("Dead letters", lambda: reading(LettersReader), _EXPECTED)
+    return BackgroundReader("Dead letters", lambda: reading(LettersReader), _EXPECTED)
 
 
 def _store() -> str | None:
-    known = health.table().known
+    known = health.table().last_success.value
     return None if known is None else known.identity

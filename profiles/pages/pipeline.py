@@ -26,10 +26,10 @@ LETTERS_SHOWN = 20
 def pipeline(request: HttpRequest) -> HttpResponse:
     """The flow, its partitions, its last minutes, its dead letters, its health."""
     by = time.monotonic() + figures.PATIENCE_S
-    for observer in (health.table(), figures.letters(), figures.flow()):
-        observer.wake()
-    table, letters = health.table().look(by), figures.letters().look(by)
-    flow = figures.flow().look(by)
+    for reader in (health.table(), figures.letters(), figures.flow()):
+        reader.start()
+    table, letters = health.table().latest(by), figures.letters().latest(by)
+    flow = figures.flow().latest(by)
     return framed(
         request,
         "profiles/pipeline.html",

@@ -29,7 +29,8 @@ from profiles.core.records import Code
 from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.dynamodb.client import StoreRefused
 from profiles.dynamodb.writer import TableWriter
-from profiles.kafka.topics import Group, KafkaUnavailable
+from profiles.kafka.groups import Group
+from profiles.kafka.topics import KafkaUnavailable
 from profiles.runtime import metrics
 from tests.consumer.world import (
     GROUP,

@@ -11,7 +11,8 @@ from profiles.consumer.loop import ProfileConsumer
 from profiles.core import items
 from profiles.core.updates import Incarnation
 from profiles.dynamodb.writer import TableWriter
-from profiles.kafka.topics import Group, Topic
+from profiles.kafka.groups import Group
+from profiles.kafka.topics import Topic
 from tests.fakes import (
     TOPIC,
     Clock,

@@ -13,10 +13,11 @@ from django.test import Client
 from profiles.core.records import Record
 from profiles.core.updates import Receipt, Source
 from profiles.dynamodb import health
-from profiles.kafka import topics
+from profiles.kafka import groups, topics
 from profiles.kafka.dead_letters import Letter
+from profiles.kafka.groups import Group
 from profiles.kafka.reader import LogReader
-from profiles.kafka.topics import Group, KafkaUnavailable
+from profiles.kafka.topics import KafkaUnavailable
 from profiles.pages import figures
 from profiles.pages.figures import (
     FlowReader,
@@ -55,7 +56,7 @@ def member(client, *partitions, topic=TOPIC.name):
 
 def described(answer):
     admin: Any = FakeAdmin(answer)
-    return topics.describe_group(admin, "group", TOPIC.name)
+    return groups.describe_group(admin, "group", TOPIC.name)
 
 
 def test_owners_are_told_by_partition():
@@ -97,7 +98,7 @@ def flow(monkeypatch):
         spans={0: range(0, 10)}, committed={0: 4}, group=Group("STABLE", {0: "a"})
     )
     monkeypatch.setattr(topics, "configured", lambda admin: TOPIC)
-    monkeypatch.setattr(topics, "describe_group", lambda *_: state.group)
+    monkeypatch.setattr(groups, "describe_group", lambda *_: state.group)
     monkeypatch.setattr(LogReader, "spans", lambda log: state.spans)
     monkeypatch.setattr(LogReader, "committed", lambda log, store: state.committed)
     reader = FlowReader(None, lambda: "table-1")  # type: ignore[arg-type]

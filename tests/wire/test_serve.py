@@ -25,19 +25,21 @@ several_cores = pytest.mark.skipif(
 
 
 def workers(web: stack.Web) -> list[Path]:
-    """The server's children, less the one that multiprocessing keeps for itself."""
+    """The server's child processes, without multiprocessing's resource tracker."""
     return [p for p in Path("/proc").glob("[0-9]*") if is_worker(p, web.pid)]
 
 
 def is_worker(process: Path, server: int) -> bool:
-    with suppress(FileNotFoundError, ProcessLookupError):  # others come and go
+    with suppress(
+        FileNotFoundError, ProcessLookupError
+    ):  # other processes may end meanwhile
         tracks = b"resource_tracker" in (process / "cmdline").read_bytes()
         return f"PPid:\t{server}\n" in (process / "status").read_text() and not tracks
     return False
 
 
 def cores(worker: Path) -> Counter[str]:
-    """What its threads are kept to; one that ends while it is asked has no say."""
+    """The cores that its threads may use; a thread that ends meanwhile is left out."""
     allowed: Counter[str] = Counter()
     for thread in (worker / "task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -47,7 +49,7 @@ def cores(worker: Path) -> Counter[str]:
 
 
 def core(worker: Path) -> int | None:
-    """The one to which all its threads are kept, but the thread that keeps them."""
+    """The core of all its threads except the one that pins them; None if they differ."""
     (most, _), *others = cores(worker).most_common()
     kept = most.isdigit() and [count for _, count in others] == [1]
     return int(most) if kept else None
@@ -77,9 +79,9 @@ def web(tmp_path_factory) -> Iterator[stack.Web]:
 
 
 def answer(web: stack.Web, sent: bytes) -> bytes:
-    """What the server says to these bytes until it closes; TimeoutError: it waits.
+    """What the server answers until it closes; TimeoutError if it keeps waiting.
 
-    Where it closes before it has read all, its answer may be lost on the way.
+    If it closes before it has read everything, its answer may be lost.
     """
     said = b""
     client = socket.create_connection(("127.0.0.1", web.port), timeout=10)
@@ -126,7 +128,7 @@ def test_a_head_that_is_too_long_is_not_read_to_its_end(web, size, end):
 
 
 def test_http_2_is_not_spoken(web):
-    """There, a client that leaves in mid-body has a thread spin for good."""
+    """In HTTP/2, a client that leaves in mid-body makes a thread spin forever."""
     preface, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4" + b"\0" * 5
     said = answer(web, preface + settings)
     assert said == b"" or said.startswith(b"HTTP/1.1 400 ")

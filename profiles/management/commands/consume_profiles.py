@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -18,24 +18,16 @@ from profiles.consumer.changes import ChangeDetector, StartOver
 from profiles.consumer.loop import ProfileConsumer
 from profiles.consumer.reading import MemberRefused, RecordsMissing
 from profiles.dynamodb import client
-from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.writer import TableWriter
-from profiles.kafka import clients, topics
+from profiles.kafka import clients, groups, topics
 from profiles.kafka.dead_letters import DeadLetterWriter
+from profiles.management import errors
 from profiles.runtime import metrics
 
 log = logging.getLogger(__name__)
 
-_FOR_AN_OPERATOR = (
-    topics.KafkaUnavailable,
-    topics.WrongTopic,
-    MemberRefused,
-    RecordsMissing,
-    StoreRefused,
-)
-"""Errors that end the process with their message: trying again does not help."""
-
-STORE_WAIT_S = 5.0
+TABLE_WAIT_S = 5.0
 
 
 class Command(BaseCommand):
@@ -52,19 +44,13 @@ class Command(BaseCommand):
         )
         parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
+    @errors.as_sentences(MemberRefused, RecordsMissing)
     def handle(self, *args: Any, **options: Any) -> None:
         """Run one consumer after another until a signal, or until all is read."""
-        try:
-            self._prepare(options["grown"])
-            self._check_kafka()
-            while not (self._stopped or self._consume(options["until_caught_up"])):
-                pass
-        except _FOR_AN_OPERATOR as error:
-            raise CommandError(f"{error}.") from None
-        except KafkaException as error:
-            raise CommandError(
-                f"Kafka's client can't work ({error.args[0].name()}): check KAFKA_CONFIG."
-            ) from None
+        self._prepare(options["grown"])
+        self._partitions = range(self._read_topic().partitions)
+        while not (self._stopped or self._consume(options["until_caught_up"])):
+            pass
         if self._stopped and options["until_caught_up"]:
             raise CommandError("Stopped before everything was read.")
 
@@ -90,22 +76,13 @@ class Command(BaseCommand):
         if self._consumer is not None:
             self._consumer.stop()
 
-    def _check_kafka(self) -> None:
-        try:
-            self._partitions = range(self._read_topic().partitions)
-        except topics.TopicMissing:
-            raise
-        except topics.KafkaUnavailable as error:
-            raise CommandError(
-                f"{error}: start it on {settings.KAFKA_BOOTSTRAP_SERVERS} with "
-                "`make local-dev-stack`, or set KAFKA_BOOTSTRAP_SERVERS."
-            ) from None
-
     def _read_topic(self) -> topics.Topic:
-        return self._admin_connection.ask(partial(topics.configured, grown=self._grown))
+        return self._admin_connection.query(
+            partial(topics.configured, grown=self._grown)
+        )
 
-    def _read_group(self) -> topics.Group:
-        return self._admin_connection.ask(topics.configured_group)
+    def _read_group(self) -> groups.Group:
+        return self._admin_connection.query(groups.configured_group)
 
     def _read_table_id(self) -> str | None:
         """The table's id; None if DynamoDB does not answer now."""
@@ -134,16 +111,12 @@ class Command(BaseCommand):
             try:
                 return self._table.identity()
             except StoreUnavailable as error:
-                self.stderr.write(
-                    f"{error}: waiting for it on "
-                    f"{settings.DYNAMODB_ENDPOINT_URL or 'AWS'}; locally, start it "
-                    "with `make local-dev-stack`."
-                )
+                self.stderr.write(f"waiting: {errors.sentence(error)}")
                 self._pause()
         return None
 
     def _pause(self) -> None:
-        deadline = time.monotonic() + STORE_WAIT_S
+        deadline = time.monotonic() + TABLE_WAIT_S
         while not self._stopped and time.monotonic() < deadline:
             time.sleep(0.2)
 
@@ -171,7 +144,7 @@ class Command(BaseCommand):
             others = set(self._partitions) - consumer.owned
             return consumer.caught_up and (
                 not others
-                or topics.all_read(self.group_reader, settings.KAFKA_TOPIC, others)
+                or groups.all_read(self.group_reader, settings.KAFKA_TOPIC, others)
             )
 
         return caught_up

@@ -11,6 +11,7 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
+from profiles.management import errors
 from profiles.runtime import metrics
 
 HEAD_BYTES = 32 * 1024
@@ -28,6 +29,7 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=settings.PORT)
         parser.add_argument("--workers", type=int, default=1)
 
+    @errors.as_sentences(RuntimeError)  # granian's, for a port that is taken
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve until a signal."""
         if options["workers"] > 1:

@@ -26,7 +26,7 @@ def away(settings, monkeypatch):
     """Nobody listens where Kafka should; each client that hears nothing is replaced."""
     settings.KAFKA_BOOTSTRAP_SERVERS = f"127.0.0.1:{free_port()}"
     monkeypatch.setattr(topics, "DESCRIBE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(topics, "SPARE", 1)
+    monkeypatch.setattr(topics, "FIRST_SILENCES", 1)
     monkeypatch.setattr(dead_letters, "ATTEMPT_S", 0.05)
 
 
@@ -52,7 +52,7 @@ def test_looks_at_the_topic_leave_nothing(left):
     admin_connection = topics.AdminConnection(clients.admin)
     for _ in range(5):
         with pytest.raises(KafkaUnavailable):
-            admin_connection.ask(topics.configured)
+            admin_connection.query(topics.configured)
     nothing(left)
 
 
