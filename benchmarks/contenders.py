@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +110,7 @@ class Member(Contender):
 
     def is_ready(self) -> bool:
         """Whether its log tells of partitions."""
-        return re.search(rb"assigned: \{\d", self.log.read_bytes()) is not None
+        return b"assigned partition" in self.log.read_bytes()
 
 
 def our_server(site: Site, workers: int = 1, name: str = "web") -> Server:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from botocore.exceptions import ClientError
 from confluent_kafka import (
     TIMESTAMP_CREATE_TIME,
@@ -17,6 +21,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from profiles.consumer import changes, loop, waiting, writing
 from profiles.core.records import Record
 from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.kafka.topics import Topic
@@ -42,6 +47,76 @@ class Clock:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+
+
+class FakeThread:
+    """The writer's thread: an attempt is made at once, or where `held`, by `release`.
+
+    It is released, too, once it was waited for `patience` times.
+    """
+
+    def __init__(self, workers: int, thread_name_prefix: str) -> None:
+        assert workers == 1
+        self.held = False
+        self.patience = 10_000
+        self.submitted = 0
+        self.is_shut_down = False
+        self._attempts: list[Callable[[], None]] = []
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future = FakeFuture(self)
+        self.submitted += 1
+
+        def attempt() -> None:
+            try:
+                future.set_result(call(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+        assert not self._attempts, "two attempts at a time"
+        self._attempts.append(attempt)
+        if not self.held:
+            self.release()
+        return future
+
+    def release(self) -> None:
+        """Make the attempt that is held."""
+        attempts, self._attempts = self._attempts, []
+        for attempt in attempts:
+            attempt()
+
+    def shutdown(self) -> None:
+        self.release()
+        self.is_shut_down = True
+
+
+class FakeFuture(Future[Any]):
+    """An attempt to wait for."""
+
+    def __init__(self, thread: FakeThread) -> None:
+        super().__init__()
+        self.thread = thread
+
+    def result(self, timeout: float | None = None) -> Any:
+        assert self.done(), "it would block the loop"
+        return super().result()
+
+
+def fake_time(clock: Clock, patch: pytest.MonkeyPatch) -> None:
+    """Have the consumer go by this clock, and write in a FakeThread."""
+
+    def wait(futures: list[FakeFuture], seconds: float) -> None:
+        (future,) = futures
+        if not future.done():
+            clock.sleep(seconds)
+            future.thread.patience -= 1
+            if future.thread.patience <= 0:
+                future.thread.release()
+
+    for module in (changes, loop, waiting, writing):
+        patch.setattr(module, "time", clock)
+    patch.setattr(writing, "ThreadPoolExecutor", FakeThread)
+    patch.setattr(writing, "wait", wait)
 
 
 def update_at(offset: int, patient: str = "1", **fields: str | None) -> MergedUpdate:
@@ -97,11 +172,16 @@ def message(offset: int, patient: str = "1", partition: int = 0, **fields: Any) 
 
 
 class FakeKafkaConsumer:
-    """Hands out the turns it was given; a turn is messages, or a function for them."""
+    """Hands out the turns it was given; a turn is messages, or a function for them.
+
+    Turns come while it is waited for messages. `ready` is what is there without waiting,
+    message by message, or functions for them.
+    """
 
     def __init__(self, clock: Clock, turns: list[Any]) -> None:
         self.clock = clock
         self.turns = turns
+        self.ready: list[Any] = []
         self.owned: set[int] = set()
         self.paused: set[int] = set()
         self.starts: dict[int, int] = {}
@@ -123,10 +203,22 @@ class FakeKafkaConsumer:
         self.on_assign, self.on_revoke = on_assign, on_revoke
 
     def consume(self, number: int, timeout: float) -> list[Any]:
-        self.clock.now += timeout
+        """Waits, unless one message is enough and there is one."""
+        is_there = self.turns and isinstance(self.turns[0], list) and self.turns[0]
+        if not (is_there and number == 1):
+            self.clock.now += timeout
         self.answer_commits()
+        if timeout == 0:
+            return self._ready(number)
         turn = self.turns.pop(0) if self.turns else []
         return (turn() or []) if callable(turn) else turn
+
+    def _ready(self, number: int) -> list[Any]:
+        if self.ready and callable(self.ready[0]):
+            return self.ready.pop(0)() or []
+        found = [*takewhile(lambda each: not callable(each), self.ready[:number])]
+        del self.ready[: len(found)]
+        return found
 
     def assign(self, *partitions: int) -> None:
         self.on_assign(self, [TopicPartition(TOPIC.name, p) for p in partitions])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from profiles.api import posting
-from profiles.consumer import loop
+from profiles.consumer import loop, waiting
 from profiles.dynamodb import attempt, client, reader
 from profiles.kafka import (
     clients,
@@ -85,8 +85,8 @@ def test_a_call_of_dynamodb_is_over_within_seconds():
 
 def test_a_consumer_ends_within_the_ten_seconds_that_sigterm_may_take():
     config: Any = client.connect().meta.config
-    assert attempt.ATTEMPT_S <= loop.GIVE_UP_S
-    assert loop.GIVE_UP_S + config.read_timeout + loop.LEAVE_S < 10
+    assert attempt.ATTEMPT_S <= waiting.GIVE_UP_S
+    assert waiting.GIVE_UP_S + config.read_timeout + loop.LEAVE_S < 10
 
 
 def test_a_question_to_kafka_is_over_within_seconds():

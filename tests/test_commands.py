@@ -14,7 +14,8 @@ from django.conf import settings as configured
 from django.core.management import CommandError, call_command
 from django.core.management.commands import runserver as django_runserver
 
-from profiles.consumer.loop import RecordsMissing, StartOver
+from profiles.consumer.changes import StartOver
+from profiles.consumer.reading import RecordsMissing
 from profiles.dynamodb import client, writer
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
 from profiles.kafka import clients, groups, topics

@@ -1,13 +1,14 @@
-"""The offsets: where the group is in each partition that it gave us.
+"""The assignment: the partitions that the group gave us, and our position in each.
 
-In: committed offsets, messages, what is settled. Out: where to begin, which records are
-new, what to commit, how far behind we are. Knows no record's content and no table.
+In: committed offsets, messages, the offsets of settled batches. Out: where to begin,
+which records are new, what to commit, and the lag. Knows no record's content.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
@@ -19,7 +20,7 @@ LAG_TIMEOUT_S = 2.0
 
 
 class PositionLost(Exception):
-    """The log lacks what was settled, or what is next: at `offset`, or -1."""
+    """The log lacks the record at `offset`; -1 where its records are other ones."""
 
     def __init__(self, partition: int, offset: int) -> None:
         super().__init__(f"partition {partition}")
@@ -27,144 +28,155 @@ class PositionLost(Exception):
         self.offset = offset
 
 
+class End(NamedTuple):
+    """Where a batch ends in one partition: the offset after its last record, and the
+    leader's epoch of that record.
+    """
+
+    offset: int
+    epoch: int
+
+
 @dataclass(slots=True)
 class Position:
-    """One partition of ours.
+    """Where we are in one partition.
 
-    `settled` is the offset after the last settled record, or 0. `proof` is the leader's
-    epoch that this record has to have, where that is still to be seen; `epoch` the one
-    of the last record that was read. `due` is yet to be committed.
+    Every record before `settled` is in the table, or a dead letter. `uncommitted` is the
+    offset that is still to be committed. `at_end` is true after the log's end was read.
+    `expected_epoch` is the leader's epoch of the last settled record, until that record
+    is read again and compared.
     """
 
     settled: int
-    proof: int | None = None
-    epoch: int = -1
-    due: TopicPartition | None = None
-    ended: bool = False
+    uncommitted: TopicPartition | None = None
+    at_end: bool = False
+    expected_epoch: int | None = None
 
 
 class Assignment:
     """The partitions of one member of the group.
 
-    `store` names the incarnation of the table that offsets count for.
+    `incarnation` marks the offsets that we commit, and those that are valid for us.
     """
 
-    def __init__(self, kafka: Consumer, topic: Topic, store: str) -> None:
+    def __init__(self, kafka: Consumer, topic: Topic, incarnation: Incarnation) -> None:
         self._kafka = kafka
         self._topic = topic
-        self._mark = str(Incarnation(topic.id, store))
-        self._of: dict[int, Position] = {}
+        self._incarnation = incarnation
+        self._positions: dict[int, Position] = {}
 
     @property
-    def owned(self) -> frozenset[int]:
+    def partitions(self) -> frozenset[int]:
         """Our partitions."""
-        return frozenset(self._of)
+        return frozenset(self._positions)
 
     @property
-    def settled(self) -> bool:
-        """Whether each is read to its end, and committed."""
+    def is_caught_up(self) -> bool:
+        """Whether each partition is read to its end, and committed."""
         return all(
-            position.ended and position.due is None for position in self._of.values()
+            position.at_end and position.uncommitted is None
+            for position in self._positions.values()
         )
 
-    def next(self, partition: int) -> int:
-        """The offset of the first record that is not settled."""
-        return self._of[partition].settled
+    # Partitions come and go
 
-    # What is ours
+    def add(self, committed: Iterable[TopicPartition]) -> list[TopicPartition]:
+        """Take in partitions; returns where to begin each. Raises KafkaUnavailable."""
+        positions = {each.partition: self._position(each) for each in committed}
+        self._positions |= positions
+        return [self._start(partition) for partition in positions]
 
-    def take(self, committed: Iterable[TopicPartition]) -> list[TopicPartition]:
-        """Take partitions in; where to begin in each. Raises KafkaUnavailable."""
-        begun = [self._begin(position) for position in committed]
-        self._of.update((start.partition, position) for position, start in begun)
-        return [start for _, start in begun]
-
-    def drop(self, partitions: Iterable[int]) -> None:
-        """Forget what another member now owns."""
+    def remove(self, partitions: Iterable[int]) -> None:
+        """Forget partitions that were revoked."""
         for partition in partitions:
-            self._of.pop(partition, None)
+            self._positions.pop(partition, None)
 
-    def _begin(self, committed: TopicPartition) -> tuple[Position, TopicPartition]:
-        """At offset 0, unless committed for this topic and table.
+    def _position(self, committed: TopicPartition) -> Position:
+        """The committed offset, if it is valid for this topic and this table; else 0.
 
-        So a recreated topic is read from 0, and a table that was restored, or made
-        anew under its old name, is filled again. A log that begins later is a gap: the
-        table lacks its beginning. An operator who wants to begin there sets an offset,
-        without a mark. It is committed with the mark at once: it is meant for this
-        topic and this table.
+        So a recreated topic, and a table that was restored or made anew under its name,
+        begin at 0. An offset without a mark was set by an operator, for this topic and
+        this table: it is committed with the mark at once.
         """
-        start = TopicPartition(committed.topic, committed.partition, committed.offset)
-        if committed.offset < 0 or committed.metadata not in (None, "", self._mark):
-            start.offset = 0
-            return Position(0), start
+        if committed.offset < 0:
+            return Position(0)
+        epoch = known(committed.leader_epoch)
         position = Position(committed.offset)
         if not committed.metadata:
-            epoch = known(committed.leader_epoch)
-            position.due = self._at(committed.partition, committed.offset, epoch)
-        if self._has_proof(committed):
-            position.proof = committed.leader_epoch
-            start.offset -= 1
-        return position, start
+            end = End(committed.offset, epoch)
+            position.uncommitted = self._marked(committed.partition, end)
+        elif Incarnation.parse(committed.metadata) != self._incarnation:
+            return Position(0)
+        if committed.offset > 0 and epoch >= 0 and self._retains_before(committed):
+            position.expected_epoch = epoch
+        return position
 
-    def _has_proof(self, committed: TopicPartition) -> bool:
-        """Whether the record before can be asked for its leader's epoch.
-
-        A log that was cut below it, and grew again, has another record there.
-        """
-        if committed.offset == 0 or known(committed.leader_epoch) < 0:
-            return False
+    def _retains_before(self, committed: TopicPartition) -> bool:
+        """Whether the log still has the record before the committed offset."""
         low, _ = watermarks(self._kafka, committed)
         return low < committed.offset
+
+    def _start(self, partition: int) -> TopicPartition:
+        """Where to read from: the last settled record again, if it is to be compared."""
+        position = self._positions[partition]
+        compared = position.expected_epoch is not None
+        return TopicPartition(self._topic.name, partition, position.settled - compared)
 
     # What is read
 
     def is_new(self, message: Message) -> bool:
-        """Whether this record is ours to settle; raises PositionLost."""
-        partition = known(message.partition())
-        position = self._of.get(partition)
-        if position is None:
-            return False  # revoked while it was on its way to us
-        proof, position.proof = position.proof, None
-        if proof is not None and message.offset() == position.settled - 1:
-            if message.leader_epoch() != proof:
-                raise PositionLost(partition, -1)
-            return False
-        position.epoch = known(message.leader_epoch())
-        position.ended = False
-        return True
+        """Whether this record is to be applied.
 
-    def meet_end(self, partition: int, offset: int) -> None:
-        """The log ends here; raises PositionLost where that is before what is settled.
-
-        A leader that has just taken over may show less than it has: it is asked, and
-        the record is waited for. Raises KafkaUnavailable.
+        Not if its partition was revoked after it was fetched. Not if it is the last
+        settled record: that is read only to compare its leader's epoch. If the epoch
+        differs, the log was cut and grew again: raises PositionLost.
         """
-        position = self._of.get(partition)
+        partition = known(message.partition())
+        position = self._positions.get(partition)
+        if position is None:
+            return False
+        position.at_end = False
+        expected, position.expected_epoch = position.expected_epoch, None
+        if expected is None or message.offset() != position.settled - 1:
+            return True
+        if message.leader_epoch() != expected:
+            raise PositionLost(partition, -1)
+        return False
+
+    def reach_end(self, partition: int, offset: int) -> None:
+        """Note that the log ends at this offset.
+
+        Raises PositionLost if that is before what is settled. A new leader may show an
+        end that is too low for a moment: then the record is waited for. Raises
+        KafkaUnavailable.
+        """
+        position = self._positions.get(partition)
         if position is None:
             return
-        if position.proof is not None and offset < position.settled:
-            _, end = watermarks(self._kafka, self._at(partition))
-            if end < position.settled:
-                raise PositionLost(partition, position.settled)
+        if position.expected_epoch is None or offset >= position.settled:
+            position.expected_epoch, position.at_end = None, True
             return
-        position.proof, position.ended = None, True
+        _, high = watermarks(self._kafka, self._at(partition))
+        if high < position.settled:
+            raise PositionLost(partition, position.settled)
 
-    def gap(self, lost: PositionLost) -> str:
-        """What the log has, and what it lacks. Raises KafkaUnavailable."""
-        position = self._of.get(lost.partition)
-        proving = position is not None and position.proof is not None
-        next_ = position.settled if position is not None and proving else lost.offset
+    def describe_loss(self, lost: PositionLost) -> str:
+        """What the log has, what it lacks, what to do. Raises KafkaUnavailable."""
+        position = self._positions.get(lost.partition)
+        wanted = lost.offset
+        if position is not None and position.expected_epoch is not None:
+            wanted = position.settled
         low, high = watermarks(self._kafka, self._at(lost.partition))
         held = (
             f"partition {lost.partition} of topic {self._topic.name} holds the offsets "
             f"{low} to {high}, and the group "
         )
-        if next_ < 0 or low <= next_ <= high:
+        if wanted < 0 or low <= wanted <= high:
             return (
                 f"{held}has read records that it does not hold: the log was cut and "
                 "grew again; see docs/operations.md"
             )
-        if next_ == 0:
+        if wanted == 0:
             return (
                 f"{held}is to begin at 0: the records before {low} are gone from the "
                 f"log. To begin at {low} all the same, set the group's offsets with "
@@ -172,50 +184,58 @@ class Assignment:
                 "see docs/operations.md"
             )
         return (
-            f"{held}is to go on at {next_}: the records between are gone from the "
+            f"{held}is to go on at {wanted}: the records between are gone from the "
             "log; see docs/operations.md"
         )
 
     # What is settled
 
-    def settle(self, ends: Mapping[int, int]) -> None:
-        """Everything before these offsets is in the table, or a dead letter."""
+    def settled(self, partition: int) -> int:
+        """The offset of the first record that is not settled."""
+        return self._positions[partition].settled
+
+    def settle(self, ends: Mapping[int, End]) -> None:
+        """Note that every record before these ends is in the table, or a dead letter."""
         for partition, end in ends.items():
-            position = self._of[partition]
-            position.settled, position.due = (
-                end,
-                self._at(partition, end, position.epoch),
-            )
+            position = self._positions[partition]
+            position.settled = end.offset
+            position.uncommitted = self._marked(partition, end)
 
-    def due(self) -> list[TopicPartition]:
-        """What to commit: with the epoch by which a cut log is known."""
-        return [
-            position.due for position in self._of.values() if position.due is not None
-        ]
+    def uncommitted(self) -> list[TopicPartition]:
+        """The offsets that are to be committed."""
+        due = (position.uncommitted for position in self._positions.values())
+        return [offset for offset in due if offset is not None]
 
-    def committed(self, offsets: Iterable[TopicPartition]) -> None:
-        """Kafka has committed these."""
+    def mark_committed(self, offsets: Iterable[TopicPartition]) -> None:
+        """Note that Kafka has committed these; a later offset stays uncommitted."""
         for done in offsets:
-            position = self._of.get(done.partition)
-            if position and position.due and position.due.offset == done.offset:
-                position.due = None
+            position = self._positions.get(done.partition)
+            due = position and position.uncommitted
+            if position and due and due.offset == done.offset:
+                position.uncommitted = None
 
-    def lag(self, partition: int, ask: bool = False) -> int:
-        """The records past what is settled, as the last fetch told.
+    def lag(self, partition: int, query: bool = False) -> int:
+        """The number of records past what is settled, as of the last fetch.
 
-        Where nothing is fetched, Kafka has to be asked; raises KafkaUnavailable.
+        With `query`, Kafka is asked too: while paused, nothing is fetched. Raises
+        KafkaUnavailable.
         """
         at = self._at(partition)
-        low, end = watermarks(self._kafka, at, cached=True)
-        if ask:
-            low, asked = watermarks(self._kafka, at, LAG_TIMEOUT_S)
-            end = max(end, asked)  # what Tansu tells is too low
-        return max(0, end - max(low, self._of[partition].settled))
+        low, high = watermarks(self._kafka, at, cached=True)
+        if query:
+            low, queried = watermarks(self._kafka, at, LAG_TIMEOUT_S)
+            high = max(high, queried)  # Tansu answers one that is too low
+        return max(0, high - max(low, self.settled(partition)))
 
-    def _at(self, partition: int, offset: int = 0, epoch: int = -1) -> TopicPartition:
-        return TopicPartition(self._topic.name, partition, offset, self._mark, epoch)
+    def _at(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._topic.name, partition)
+
+    def _marked(self, partition: int, end: End) -> TopicPartition:
+        """An offset to commit; by its epoch a log that was cut is recognized."""
+        mark = str(self._incarnation)
+        return TopicPartition(self._topic.name, partition, end.offset, mark, end.epoch)
 
 
 def known(value: int | None) -> int:
-    """A partition, offset or epoch; -1 is none, for librdkafka too."""
+    """A partition, offset or epoch; -1 where there is none, as librdkafka has it."""
     return -1 if value is None else value

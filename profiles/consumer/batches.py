@@ -1,63 +1,81 @@
-"""The batch: the records of one consume() call, decoded, and merged per patient.
+"""The batch: records, decoded, and merged per patient.
 
-In: records. Out: merged updates and dead letters, and the offsets that may be
-committed once both are settled. Asks nobody.
+In: records of our partitions. Out: merged updates and dead letters, and the offsets that
+may be committed once both are written. Calls nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from profiles.consumer.assignment import End
 from profiles.core import serializers
 from profiles.core.records import DeadLetter, Headers, InvalidRecord, Record
 from profiles.core.updates import MergedUpdate, merge
-from profiles.runtime import metrics
+
+BATCH_RECORDS = 2000
+BATCH_BYTES = 4 * 1024 * 1024
+"""Of values: a record of more than 64 KiB is a dead letter, and counts too."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """The records of one consume() call: what is still to be done, and what to commit.
+    """What is to be written, and what to commit after that.
 
-    `ends` maps each partition to the offset after its last record. `proven` tells
-    that its records are of the topic that its sources name.
+    `updates` are in the order of the log; `merge` leaves one of each patient. `ends` are
+    by partition. `applied` and `already` count what is written: changed, and refused by
+    the fence.
     """
 
     updates: list[MergedUpdate] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
-    ends: dict[int, int] = field(default_factory=dict)
+    ends: dict[int, End] = field(default_factory=dict)
     headers: list[Headers] = field(default_factory=list, repr=False)
+    bytes: int = 0
     applied: int = 0
     already: int = 0
-    proven: bool = False
 
     @property
     def size(self) -> int:
-        """What is left to be done."""
+        """The number of writes that are left."""
         return len(self.updates) + len(self.letters)
 
-    def drop(self, partitions: set[int]) -> None:
-        """Forget what another member now owns."""
-        self.updates = [u for u in self.updates if u.source.partition not in partitions]
+    @property
+    def room(self) -> int:
+        """The number of records that may still be added."""
+        return BATCH_RECORDS - len(self.headers) if self.bytes < BATCH_BYTES else 0
+
+    def add(self, record: Record, epoch: int, partitions: int) -> None:
+        """Decode the next record of its partition; an invalid one is a dead letter.
+
+        `epoch` is its leader's. Keys are placed by the number of `partitions`.
+        """
+        self.headers.append(record.headers)
+        self.bytes += len(record.value or b"")
+        self.ends[record.source.partition] = End(record.offset + 1, epoch)
+        try:
+            update = serializers.decode(record, partitions)
+        except InvalidRecord as reason:
+            self.letters.append(DeadLetter(record, reason))
+        else:
+            self.updates.append(update)
+
+    def merge(self) -> int:
+        """Fold the updates of each patient into one; returns how many that saves."""
+        before, self.updates = len(self.updates), merge(self.updates)
+        return before - len(self.updates)
+
+    def keep(self, updates: Collection[MergedUpdate]) -> None:
+        """Only these are still to be written, if their partition was not revoked."""
+        self.updates = [u for u in updates if u.source.partition in self.ends]
+
+    def drop(self, revoked: Collection[int]) -> None:
+        """Forget all of partitions that were revoked."""
+        self.ends = {p: end for p, end in self.ends.items() if p not in revoked}
         self.letters = [
             letter
             for letter in self.letters
-            if letter.record.source.partition not in partitions
+            if letter.record.source.partition in self.ends
         ]
-        self.ends = {p: end for p, end in self.ends.items() if p not in partitions}
-
-
-def read_batch(records: Iterable[Record], partitions: int) -> Batch:
-    """Decode records and merge them per patient; what is no update is a dead letter."""
-    batch = Batch()
-    decoded: list[MergedUpdate] = []
-    for record in records:
-        batch.headers.append(record.headers)
-        batch.ends[record.source.partition] = record.offset + 1
-        try:
-            decoded.append(serializers.decode(record, partitions))
-        except InvalidRecord as reason:
-            batch.letters.append(DeadLetter(record, reason))
-    batch.updates = merge(decoded)
-    metrics.coalesced.inc(len(decoded) - len(batch.updates))
-    return batch
+        self.keep(self.updates)

@@ -78,7 +78,12 @@ def consumer(
         protocol = {"partition.assignment.strategy": "cooperative-sticky"}
     # The pages and Kafka's own tools show this name as the partition's owner.
     name = {"client.id": f"{socket.gethostname()}-{os.getpid()}"}
-    ours = {**_reading(), **protocol, **name, "on_commit": on_commit}
+    fetching = {
+        "fetch.wait.max.ms": 50,  # some brokers look for new records only after it
+        "queued.max.messages.kbytes": 16 * 1024,
+        "fetch.queue.backoff.ms": 20,
+    }
+    ours = {**_reading(), **protocol, **fetching, **name, "on_commit": on_commit}
     config = {**ours, **_kafka(others)}
     return Consumer(config, logger=kafka_log)
 

@@ -49,7 +49,7 @@ for _code in get_args(Code):
 batch_records = Histogram(
     "profile_batch_records",
     "Records in a batch.",
-    buckets=(1, 5, 25, 100, 250, 500, 1000),
+    buckets=(1, 5, 25, 100, 250, 500, 1000, 2000),
 )
 lag = Gauge("profile_lag_records", "Records past the committed offset.", ["partition"])
 age = Histogram(

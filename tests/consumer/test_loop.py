@@ -21,36 +21,41 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
-from profiles.consumer import loop
-from profiles.consumer.loop import (
-    MemberRefused,
-    ProfileConsumer,
-    RecordsMissing,
-    StartOver,
-)
+from profiles.consumer import changes, loop, waiting
+from profiles.consumer.changes import StartOver
+from profiles.consumer.reading import MemberRefused, RecordsMissing
 from profiles.core import items
 from profiles.core.records import Code
 from profiles.core.updates import Incarnation, MergedUpdate, Source
 from profiles.dynamodb.client import StoreRefused
 from profiles.dynamodb.writer import TableWriter
 from profiles.kafka.groups import Group
-from profiles.kafka.topics import KafkaUnavailable, Topic
+from profiles.kafka.topics import KafkaUnavailable
 from profiles.runtime import metrics
+from tests.consumer.world import (
+    GROUP,
+    MARK,
+    OURS,
+    RECREATED,
+    World,
+    end,
+    names,
+    not_committed,
+    throttled,
+)
 from tests.fakes import (
     NOW_MS,
     SOURCE,
     TOPIC,
     Clock,
     FakeDynamoDB,
-    FakeKafkaConsumer,
     FakeMessage,
+    fake_time,
     message,
     refusal,
     update_at,
 )
 
-GROUP = Group("STABLE", {}, frozenset({"member"}))
-RECREATED = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
 BAD = {
     "not JSON": b"{",
     "null": b"null",
@@ -58,104 +63,6 @@ BAD = {
     "an unknown field": b'{"PatientId":"1","Shoe":"44"}',
     "another key": b'{"PatientId":"2"}',
 }
-
-
-OURS = Incarnation(TOPIC.id, "store")
-MARK = f"{TOPIC.id} store"
-
-
-class World:
-    """A consumer with fakes all round; nothing happens before `turn`."""
-
-    def __init__(
-        self, clock: Clock, turns: list[Any], table: FakeDynamoDB | None = None
-    ) -> None:
-        self.kafka = FakeKafkaConsumer(clock, turns)
-        self.table = table or FakeDynamoDB()
-        self.topics: list[Topic | Exception] = []
-        self.stores: list[str | None] = []
-        self.group: Group | Exception = GROUP
-        self.letters: list[tuple[int, str]] = []
-        self.letters_refused = 0
-        kafka: Any = self.kafka
-        client: Any = self.table
-        self.consumer = ProfileConsumer(
-            kafka.made,
-            self.topic,
-            TOPIC.partitions,
-            self.read_group,
-            "store",
-            self.store,
-            TableWriter(client, "t").apply,
-            self.dead_letter,
-        )
-        self.turn = self.consumer.turn
-        self.kafka.subscribe(
-            [], self.consumer._on_assign, self.consumer._on_revoke, None
-        )
-
-    def topic(self) -> Topic:
-        """What is in `topics`, once each; then the topic as it was."""
-        answer = self.topics.pop(0) if self.topics else TOPIC
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def read_group(self) -> Group:
-        if isinstance(self.group, Exception):
-            raise self.group
-        return self.group
-
-    def store(self) -> str | None:
-        """What is in `stores`, once each; then the table as it was."""
-        return self.stores.pop(0) if self.stores else "store"
-
-    def dead_letter(self, letters):
-        if self.letters_refused:
-            self.letters_refused -= 1
-            return [*letters]
-        self.letters += [(each.record.offset, each.reason.code) for each in letters]
-        return []
-
-    def shown(self) -> dict[str, str]:
-        return names(self.table, "1")
-
-
-def names(table: FakeDynamoDB, patient: str) -> dict[str, str]:
-    profile = items.profile(table.items[patient])
-    return {name: profile[name] for name in profile if name.endswith("Name")}
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(loop, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def world(clock):
-    """Makes a world that owns partition 0 and is then given these turns."""
-
-    def make(*turns: Any) -> World:
-        world = World(clock, [*turns])
-        world.kafka.assign(0)
-        return world
-
-    return make
-
-
-def end(partition: int = 0, at: int = 9) -> FakeMessage:
-    eof = KafkaError._PARTITION_EOF
-    return FakeMessage(at, partition=partition, error=eof)
-
-
-def not_committed() -> KafkaError:
-    return KafkaError(KafkaError.REQUEST_TIMED_OUT)
-
-
-def throttled() -> Exception:
-    return refusal("ThrottlingException")
 
 
 # Commit after write
@@ -463,8 +370,8 @@ def test_the_pauses_between_tries_grow_up_to_a_bound(world, clock):
     w.table.batch_execute_statement = remember
     w.turn()
     pauses = [later - sooner for sooner, later in pairwise(moments)]
-    assert pauses[0] <= loop.FIRST_PAUSE_S
-    assert loop.LONGEST_PAUSE_S / 2 <= pauses[-1] <= loop.LONGEST_PAUSE_S
+    assert pauses[0] <= waiting.FIRST_PAUSE_S
+    assert waiting.LONGEST_PAUSE_S / 2 <= pauses[-1] <= waiting.LONGEST_PAUSE_S
 
 
 def test_the_lag_grows_while_the_table_is_waited_for(world):
@@ -513,7 +420,7 @@ def moved(turn: Callable[[], None]) -> dict[str, float]:
 @pytest.fixture
 def soon(clock):
     """It is 2.5 s after the record at offset 0 was produced."""
-    clock.now = NOW_MS / 1000 + 2.5 - loop.BATCH_S
+    clock.now = NOW_MS / 1000 + 2.5
 
 
 def test_a_write_that_changes_an_item_is_counted_with_its_age(soon, world):
@@ -604,7 +511,7 @@ def test_stop_gives_up_uncommitted_what_it_can_not_finish_in_time(world, clock):
 def test_a_dead_letter_is_not_begun_once_its_time_is_over(world, clock):
     def stop():
         w.consumer.stop()
-        clock.sleep(loop.GIVE_UP_S + 1)
+        clock.sleep(waiting.GIVE_UP_S + 1)
 
     w = world([message(0), FakeMessage(1, b"{")], stop)
     w.letters_refused = 1
@@ -917,7 +824,7 @@ def test_a_refusal_waits_for_kafka_to_tell_the_topic(world):
 def test_a_recreated_topic_is_noticed_before_the_next_batch(world, clock):
     w = world([message(0)])
     w.topics = [RECREATED]
-    clock.now += loop.WATCH_S + 0.1
+    clock.now += changes.WATCH_S + 0.1
     with pytest.raises(StartOver):
         w.turn()
     assert w.table.items == {}
@@ -994,7 +901,7 @@ def test_a_consumer_that_its_group_has_lost_begins_anew(world, group, member_id)
     w = world()
     w.kafka.revoke(0)
     w.group, w.kafka.member_id = group, member_id
-    watched(w, loop.ASTRAY_S - 1)
+    watched(w, changes.LOST_S - 1)
     with pytest.raises(StartOver, match="not in its group"):
         watched(w, 10)
 
@@ -1014,7 +921,7 @@ def test_a_consumer_that_never_got_an_assignment_begins_anew(clock):
     w = World(clock, [])
     w.group, w.kafka.member_id = EMPTY, None
     with pytest.raises(StartOver, match="not in its group"):
-        watched(w, loop.ASTRAY_S + 10)
+        watched(w, changes.LOST_S + 10)
 
 
 def test_a_consumer_that_takes_what_it_lost_for_its_own_begins_anew(world):
@@ -1022,7 +929,7 @@ def test_a_consumer_that_takes_what_it_lost_for_its_own_begins_anew(world):
     w = world()
     w.group = EMPTY
     with pytest.raises(StartOver, match="not in its group"):
-        watched(w, loop.ASTRAY_S + 10)
+        watched(w, changes.LOST_S + 10)
 
 
 def test_one_that_waits_for_the_table_notices_too_that_its_group_has_lost_it(world):
@@ -1043,14 +950,14 @@ def test_a_member_without_partitions_waits_for_its_turn(world, group):
     w = world()
     w.kafka.revoke(0)
     w.group = group
-    watched(w, 10 * loop.ASTRAY_S)
+    watched(w, 10 * changes.LOST_S)
 
 
 def test_one_that_joins_in_time_is_kept(world):
     w = world()
     for _ in range(5):
         w.group = EMPTY
-        watched(w, loop.ASTRAY_S - 5)
+        watched(w, changes.LOST_S - 5)
         w.group = GROUP
         watched(w, 5)
 
@@ -1060,7 +967,7 @@ def test_one_that_was_suspended_has_its_time_to_join_again(world, clock):
     watched(w, 5)
     clock.sleep(3600)
     w.group = EMPTY
-    watched(w, loop.ASTRAY_S - 5)
+    watched(w, changes.LOST_S - 5)
 
 
 # All of it
@@ -1088,15 +995,16 @@ def test_whatever_fails_every_update_takes_effect_once_and_in_order(posted, data
     log = [message(i, who, **fields) for i, (who, fields) in enumerate(posted)]
     table, done = FakeDynamoDB(), 0
     while done < len(log):
-        clock = Clock()
-        table.troubles = data.draw(MAYBE_THROTTLED) + data.draw(MAYBE_REFUSED)
-        table.lost_answers = data.draw(MAYBE_LOST)
-        w = World(clock, [log[done : done + data.draw(st.integers(1, 4))]], table)
-        if data.draw(st.booleans()):
-            w.kafka.commit_errors = [not_committed()]
-        w.kafka.assign(0)
         with pytest.MonkeyPatch.context() as patch, suppress(StoreRefused):
-            patch.setattr(loop, "time", clock)
+            clock = Clock()
+            fake_time(clock, patch)
+            table.troubles = data.draw(MAYBE_THROTTLED) + data.draw(MAYBE_REFUSED)
+            table.lost_answers = data.draw(MAYBE_LOST)
+            batch = log[done : done + data.draw(st.integers(1, 4))]
+            w = World(clock, [batch], table)
+            if data.draw(st.booleans()):
+                w.kafka.commit_errors = [not_committed()]
+            w.kafka.assign(0)
             w.turn()
         done = max([done, *(offsets[0] for offsets in w.kafka.commits)])
     assert {who: names(table, who) for who in table.items} == fold(posted)
@@ -1134,7 +1042,7 @@ def test_nobody_has_caught_up_who_was_given_nothing_yet(world, clock):
 def test_a_table_that_was_replaced_is_begun_anew_with_nothing_written(world, clock):
     w = world([message(0, FirstName="John")])
     w.stores = ["another"]
-    clock.sleep(loop.STORE_S)
+    clock.sleep(changes.TABLE_S)
     with pytest.raises(StartOver, match="table was replaced"):
         w.turn()
     assert (w.table.items, w.kafka.commits) == ({}, [])
@@ -1210,7 +1118,7 @@ def test_a_table_that_does_not_tell_its_id_is_taken_over_once_it_does(found):
 def test_a_table_that_does_not_tell_which_it_is_is_waited_for(world, clock):
     w = world([message(0)])
     w.stores = [None, None]
-    clock.sleep(loop.STORE_S)
+    clock.sleep(changes.TABLE_S)
     w.turn()
     assert {*w.table.items} == {"1"}
     assert w.kafka.commits == [{0: 1}]

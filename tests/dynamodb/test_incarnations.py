@@ -15,14 +15,22 @@ from typing import Any, NamedTuple
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from profiles.consumer import loop
+from profiles.consumer import changes, loop, writing
+from profiles.consumer.changes import ChangeDetector
 from profiles.consumer.loop import ProfileConsumer
 from profiles.core import items
 from profiles.core.updates import Incarnation
 from profiles.dynamodb.writer import TableWriter
 from profiles.kafka.groups import Group
 from profiles.kafka.topics import Topic
-from tests.fakes import TOPIC, Clock, FakeDynamoDB, FakeKafkaConsumer, message
+from tests.fakes import (
+    TOPIC,
+    Clock,
+    FakeDynamoDB,
+    FakeKafkaConsumer,
+    fake_time,
+    message,
+)
 
 Fields = dict[str, str | None]
 Log = list[tuple[str, Fields]]
@@ -160,11 +168,13 @@ class World:
         client: Any = self.dynamodb
         member = ProfileConsumer(
             kafka.made,
-            lambda: self._topic,
+            ChangeDetector(
+                lambda: self._topic,
+                self._store,
+                lambda: Group("STABLE", None),
+                self._store(),
+            ),
             self._topic.partitions,
-            lambda: Group("STABLE", None),
-            self._store(),
-            self._store,
             TableWriter(client, "t").apply,
             lambda letters: [],
         )
@@ -172,10 +182,11 @@ class World:
         kafka.assign(0)
         first = max(0, kafka.starts[0])
         for start in range(first, len(self.log), of)[:batches]:
-            CLOCK.sleep(loop.STORE_S)
+            CLOCK.sleep(changes.TABLE_S)
             end = min(start + of, len(self.log))
             kafka.turns = [[self._message(offset) for offset in range(start, end)]]
             member.turn()
+            member._end()
 
     def _message(self, offset: int) -> Any:
         patient, fields = self.log[offset]
@@ -323,9 +334,10 @@ History = Callable[[World, int], None]
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch):
-    monkeypatch.setattr(loop, "time", CLOCK)
-    monkeypatch.setattr(loop.log, "disabled", True)  # thousands of runs
-    monkeypatch.setattr(loop, "_pauses", lambda: iter([0.1] * 99))
+    fake_time(CLOCK, monkeypatch)
+    for module in (loop, writing):
+        monkeypatch.setattr(module.log, "disabled", True)  # thousands of runs
+    monkeypatch.setattr(loop, "pauses", lambda: iter([0.1] * 99))
 
 
 def holds(history: History, of: int) -> Iterator[Hold]:

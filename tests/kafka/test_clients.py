@@ -162,6 +162,13 @@ def test_a_dead_letter_that_is_given_up_is_not_sent_later(monkeypatch):
     assert config["delivery.timeout.ms"] == clients.LETTER_TIMEOUT_MS
 
 
+def test_a_consumer_fetches_at_once_and_into_bounded_memory(monkeypatch):
+    config = made(monkeypatch, KINDS["consumer"], "Consumer")
+    assert config["fetch.wait.max.ms"] <= 50
+    assert config["queued.max.messages.kbytes"] <= 16 * 1024
+    assert config["fetch.queue.backoff.ms"] <= 20
+
+
 @pytest.mark.parametrize(
     "make", [KINDS["consumer"], KINDS["group reader"]], ids=["consumer", "group reader"]
 )

@@ -9,11 +9,9 @@ from django.test import Client
 from prometheus_client import REGISTRY
 
 from profiles.api import posting
-from profiles.consumer import batches
 from profiles.core.updates import Receipt, Source
 from profiles.kafka.producer import NotAcknowledged
 from profiles.runtime import tracing
-from tests.fakes import record_of
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -119,13 +117,6 @@ def test_what_kafka_takes_in_part_is_counted_as_both(monkeypatch):
     assert post('[{"PatientId": "1"}, {"PatientId": "2"}]').status_code == 503
     assert figure("profile_updates_accepted_total") == before + 1
     assert figure("profile_requests_refused_total", status="503") == refused + 1
-
-
-def test_folded_updates_are_counted():
-    before = figure("profile_updates_coalesced_total")
-    records = [record_of(b'{"PatientId":"1"}', offset=offset) for offset in range(3)]
-    batches.read_batch(records, 1)
-    assert figure("profile_updates_coalesced_total") == before + 2
 
 
 def test_the_figures_are_text_for_prometheus_without_any_patient(sent):

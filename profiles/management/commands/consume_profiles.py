@@ -14,12 +14,9 @@ from confluent_kafka import Consumer
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from profiles.consumer.loop import (
-    MemberRefused,
-    ProfileConsumer,
-    RecordsMissing,
-    StartOver,
-)
+from profiles.consumer.changes import ChangeDetector, StartOver
+from profiles.consumer.loop import ProfileConsumer
+from profiles.consumer.reading import MemberRefused, RecordsMissing
 from profiles.dynamodb import client, wire
 from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.writer import TableWriter
@@ -29,6 +26,8 @@ from profiles.management import errors
 from profiles.runtime import metrics
 
 log = logging.getLogger(__name__)
+
+TABLE_WAIT_S = 5.0
 
 
 class Command(BaseCommand):
@@ -47,10 +46,19 @@ class Command(BaseCommand):
 
     @errors.as_sentences(MemberRefused, RecordsMissing)
     def handle(self, *args: Any, **options: Any) -> None:
-        """Consume; begin anew where topic or table are others, or the group lost us."""
-        self._consumer: ProfileConsumer | None = None
+        """Run one consumer after another until a signal, or until all is read."""
+        self._prepare(options["grown"])
+        self._partitions = range(self._read_topic().partitions)
+        while not (self._stopped or self._consume(options["until_caught_up"])):
+            pass
+        if self._stopped and options["until_caught_up"]:
+            raise CommandError("Stopped before everything was read.")
+
+    def _prepare(self, grown: bool) -> None:
+        """Make the clients that every consumer uses, and listen to signals."""
+        self._grown = grown
         self._stopped = False
-        self._grown = options["grown"]
+        self._consumer: ProfileConsumer | None = None
         self._admin_connection = topics.AdminConnection(clients.admin)
         dynamodb = client.connect()
         self._table = TableWriter(
@@ -64,14 +72,9 @@ class Command(BaseCommand):
         if settings.METRICS_PORT:
             address = "127.0.0.1" if settings.DEVELOPMENT else "0.0.0.0"  # noqa: S104
             metrics.serve(address, settings.METRICS_PORT)
-        self._partitions = range(self._read_topic().partitions)
-        while not (self._stopped or self._consume(options["until_caught_up"])):
-            pass
-        if self._stopped and options["until_caught_up"]:
-            raise CommandError("Stopped before everything was read.")
 
     def _stop(self) -> None:
-        """A signal came: it counts for the consumer that is, and for one to come."""
+        """Stop the consumer that runs, and any that would be made after it."""
         self._stopped = True
         if self._consumer is not None:
             self._consumer.stop()
@@ -81,8 +84,32 @@ class Command(BaseCommand):
             partial(topics.configured, grown=self._grown)
         )
 
-    def _identity(self) -> str | None:
-        """Waits for the table, as updates do on the topic; None where we are to stop."""
+    def _read_group(self) -> groups.Group:
+        return self._admin_connection.query(groups.configured_group)
+
+    def _read_table_id(self) -> str | None:
+        """The table's id; None if DynamoDB does not answer now."""
+        with suppress(StoreUnavailable):
+            return self._table.identity()
+        return None
+
+    def _consume(self, until_caught_up: bool) -> bool:
+        """Run one consumer; whether it ended, else another one has to start over."""
+        table_id = self._wait_for_table()
+        if table_id is None:
+            return True
+        consumer = self._consumer = self._make_consumer(table_id)
+        if self._stopped:  # a signal came before `self._consumer` was set
+            consumer.stop()
+        try:
+            consumer.run(self.caught_up(consumer) if until_caught_up else _never)
+        except StartOver as reason:
+            log.warning("%s: starting over", reason)
+            return False
+        return True
+
+    def _wait_for_table(self) -> str | None:
+        """The table's id, as soon as DynamoDB answers; None after a signal."""
         while not self._stopped:
             try:
                 return self._table.identity()
@@ -92,33 +119,21 @@ class Command(BaseCommand):
         return None
 
     def _pause(self) -> None:
-        until = time.monotonic() + 5
-        while not self._stopped and time.monotonic() < until:
+        deadline = time.monotonic() + TABLE_WAIT_S
+        while not self._stopped and time.monotonic() < deadline:
             time.sleep(0.2)
 
-    def _consume(self, until_caught_up: bool) -> bool:
-        """Whether it is over; else another consumer is to begin anew."""
-        store = self._identity()
-        if store is None:
-            return True
-        consumer = self._consumer = ProfileConsumer(
+    def _make_consumer(self, table_id: str) -> ProfileConsumer:
+        changes = ChangeDetector(
+            self._read_topic, self._read_table_id, self._read_group, table_id
+        )
+        return ProfileConsumer(
             clients.consumer,
-            self._read_topic,
+            changes,
             settings.KAFKA_PARTITIONS,
-            partial(self._admin_connection.query, groups.configured_group),
-            store,
-            partial(_told, self._table),
             self._table.apply,
             self._letters.put,
         )
-        if self._stopped:  # while it was made, and it did not hear
-            consumer.stop()
-        try:
-            consumer.run(self.caught_up(consumer) if until_caught_up else _never)
-        except StartOver as reason:
-            log.warning("%s: starting over", reason)
-            return False
-        return True
 
     @cached_property
     def group_reader(self) -> Consumer:
@@ -136,13 +151,6 @@ class Command(BaseCommand):
             )
 
         return caught_up
-
-
-def _told(table: TableWriter) -> str | None:
-    """Which table it is; None where it does not tell now."""
-    with suppress(StoreUnavailable):
-        return table.identity()
-    return None
 
 
 def _never() -> bool:
