@@ -15,7 +15,7 @@ def updates(count: int, first: int = 0) -> Iterator[bytes]:
 
 
 def update(number: int) -> dict[str, str]:
-    """One update of seven fields, about 180 bytes."""
+    """One update of all nine fields, about 250 bytes."""
     return {
         "PatientId": f"patient-{number:08d}",
         "FirstName": f"First{number % 1000}",
@@ -24,4 +24,6 @@ def update(number: int) -> dict[str, str]:
         "Sex": SEXES[number % 4],
         "IsPregnant": "False",
         "Email": f"patient{number}@example.org",
+        "Phone": f"+49 30 {number:08d}",
+        "Address": f"{1 + number % 200} Example Street\n{10000 + number % 9000} Town",
     }
