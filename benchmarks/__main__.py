@@ -26,6 +26,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 PARTS: dict[str, Callable[[Bench], None]] = {
     "single": ingest.single,
     "bulk": ingest.bulk,
+    "tansu": ingest.tansu,
     "apply": apply.scenes,
     "ceiling": ceiling.scenes,
     "outage": outage.scene,

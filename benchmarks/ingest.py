@@ -116,7 +116,7 @@ def measure(
 
 
 def single(bench: Bench) -> None:
-    """One update per request: every gateway on Apache Kafka, then the rest on Tansu."""
+    """One update per request, from ever more connections."""
     site = engines.provision(bench.apache, "single")
     gateways = {
         OURS: our_server(site),
@@ -131,38 +131,6 @@ def single(bench: Bench) -> None:
                 for name, server in servers.items():
                     one = measure(server, site, singles(), connections, bench.seconds)
                     bench.note(f"single, {connections}", name, one)
-    _single_on_tansu(bench)
-
-
-def _single_on_tansu(bench: Bench) -> None:
-    """With a token, beside clients that wait, one at a time, and the probes as well."""
-    site = engines.provision(bench.tansu, "single-on-tansu").having(**DOOR)
-    token = a_token()
-    all_servers = {
-        OURS: our_server(site),
-        ANY_CORE: our_server(site.having(WEB_ONE_CORE="0"), name="any-core"),
-        NAIVE: naive_server(site),
-        FASTAPI: fastapi_server(site),
-    }
-    with serving(all_servers, site) as servers:
-        ours = servers[OURS]
-
-        def note(name: str, server: Server, token: str = "") -> None:
-            requests = singles(token)
-            one = measure(server, site, requests, USUAL_CONNECTIONS, bench.seconds)
-            bench.note("single on Tansu", name, one)
-
-        for _ in range(bench.rounds):
-            for name, server in servers.items():
-                note(name, server)
-            note(WITH_TOKEN, ours, token)
-            with waiting(ours):
-                note(BESIDE_WAITERS, ours)
-            for name in (OURS, FASTAPI):
-                alone = measure(servers[name], site, singles(), 1, bench.seconds / 2)
-                bench.note("one at a time on Tansu", name, alone)
-            _raw(bench, "one at a time on Tansu", site.having(SINGLY="1"))
-        probes(bench, ours)
 
 
 def bulk(bench: Bench) -> None:
@@ -180,18 +148,20 @@ def bulk(bench: Bench) -> None:
                 _bulk(bench, "bulk", name, server, site, many(server.many))
             ours = servers[OURS]
             _bulk(bench, "bulk, NDJSON", OURS, ours, site, lines(ours.many))
-    _bulk_on_tansu(bench)
 
 
-def _bulk_on_tansu(bench: Bench) -> None:
-    site = engines.provision(bench.tansu, "bulk-on-tansu")
+def tansu(bench: Bench) -> None:
+    """All of it on the embedded Kafka, with the naive view and the raw producer."""
+    site = engines.provision(bench.tansu, "tansu").having(**DOOR)
     all_servers = {
         OURS: our_server(site),
         ANY_CORE: our_server(site.having(WEB_ONE_CORE="0"), name="any-core"),
-        FASTAPI: fastapi_server(site),
+        NAIVE: naive_server(site),
+        FASTAPI: fastapi_server(site.having(IDEMPOTENT="0")),
     }
     with serving(all_servers, site) as servers:
         for _ in range(bench.rounds):
+            _singles_on_tansu(bench, servers, site)
             for name in (*[OURS, ANY_CORE, RAW] * TURNS, FASTAPI):
                 if name == RAW:
                     _raw(bench, "bulk on Tansu", site)
@@ -199,6 +169,27 @@ def _bulk_on_tansu(bench: Bench) -> None:
                     server = servers[name]
                     requests = many(server.many)
                     _bulk(bench, "bulk on Tansu", name, server, site, requests)
+        probes(bench, servers[OURS])
+
+
+def _singles_on_tansu(bench: Bench, servers: Mapping[str, Server], site: Site) -> None:
+    """With a token too, beside clients that wait, and one at a time."""
+    ours = servers[OURS]
+
+    def note(name: str, server: Server, token: str = "") -> None:
+        requests = singles(token)
+        one = measure(server, site, requests, USUAL_CONNECTIONS, bench.seconds)
+        bench.note("single on Tansu", name, one)
+
+    for name, server in servers.items():
+        note(name, server)
+    note(WITH_TOKEN, ours, a_token())
+    with waiting(ours):
+        note(BESIDE_WAITERS, ours)
+    for name in (OURS, FASTAPI):
+        alone = measure(servers[name], site, singles(), 1, bench.seconds / 2)
+        bench.note("one at a time on Tansu", name, alone)
+    _raw(bench, "one at a time on Tansu", site.having(SINGLY="1"))
 
 
 def _bulk(

@@ -1,7 +1,8 @@
 """Peer (b): FastAPI and aiokafka, which many would pick for speed.
 
 `POST /patientprofile` takes one update, `POST /patientprofiles` an array; both answer
-once the broker has acknowledged with acks=all. Run it with uvicorn:
+once the broker has acknowledged with acks=all. It is idempotent, unless IDEMPOTENT=0:
+aiokafka can't be on Tansu. Run it with uvicorn:
 
     uvicorn --app-dir benchmarks/peers --loop uvloop --http httptools \
         --no-access-log fastapi_aiokafka:app
@@ -80,7 +81,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.producer = AIOKafkaProducer(
         bootstrap_servers=os.environ["KAFKA_BOOTSTRAP_SERVERS"],
         acks="all",
-        enable_idempotence=True,
+        enable_idempotence=os.environ.get("IDEMPOTENT") != "0",
     )
     await app.state.producer.start()
     yield
