@@ -1,3 +1,5 @@
+//go:build ignore
+
 // The load, compiled: what benchmarks/load.py does, at a tenth of its CPU.
 //
 //	load PORT CONNECTIONS SECONDS MOST FILE

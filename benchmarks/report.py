@@ -156,9 +156,11 @@ def write(part: str, bench: Bench, minutes: float) -> dict[str, float]:
     (HERE / "results.json").write_text(json.dumps(all_numbers, indent=2) + "\n")
     results = HERE / "RESULTS.md"
     generated, _, words = results.read_text().partition(ADDED)
-    sections = dict(_SECTION.findall(generated))
-    sections[part] = f"\n{_conditions(part, bench, minutes)}\n{table(bench.book)}\n"
-    sections["numbers"] = _numbers_section(all_numbers)
+    sections = {
+        **dict(_SECTION.findall(generated)),
+        "numbers": _numbers_section(all_numbers),
+        part: f"\n{_conditions(part, bench, minutes)}\n{table(bench.book)}\n",
+    }
     text = "".join(f"## {name}\n{section}" for name, section in sections.items())
     results.write_text(f"# Results\n\n{text}{ADDED}{words}")
     return found

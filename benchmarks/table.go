@@ -1,3 +1,5 @@
+//go:build ignore
+
 // A table that takes every write, and answers after DELAY milliseconds. It shows how
 // fast a consumer is when its table is not the limit.
 //
