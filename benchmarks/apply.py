@@ -34,8 +34,9 @@ NAIVE, AIO = "(c) naive consumer", "(d) aiokafka, aiobotocore"
 GO = "(h) Go, franz-go"
 PARTIQL, TRANSACT = "(f) raw PartiQL, 25", "(f) raw transactions, 100"
 LOOPS = {PARTIQL: "partiql", TRANSACT: "transact"}
-PATIENTS = 10_000
-TIMES_ROUND = 15
+PATIENTS = 30_000
+"""So many that a batch of 2,000 holds none twice, even one of a single partition."""
+TIMES_ROUND = 5
 """So many that the backlog outlasts all windows."""
 NEW_PATIENTS = 100_000
 FEW, MANY = 600, 300_000
@@ -167,16 +168,16 @@ def _applied_s(site: Site, url: str, number: int) -> float:
 
 
 def _existing(bench: Bench) -> dict[str, Site]:
-    """One table that the project has filled, and a backlog of updates of its patients.
+    """A table of patients, and a backlog of updates of them.
 
-    They are so many that a batch holds none twice: nothing is coalesced.
+    The project has marked its items, so they are like one that it has written.
     """
     site = engines.provision(bench.apache, "existing")
-    patients = list(workload.updates(PATIENTS))
-    engines.fill_topic(site, patients)
     sites = {name: site.having(KAFKA_GROUP_ID=name) for name in CONSUMERS}
+    engines.fill_topic(site, workload.updates(1))
     sites[OURS].manage("consume_profiles", "--until-caught-up")
-    engines.fill_topic(site, patients * TIMES_ROUND)
+    engines.fill_table(site, PATIENTS, engines.marks(site, workload.PATIENT.format(0)))
+    engines.fill_topic(site, list(workload.updates(PATIENTS)) * TIMES_ROUND)
     return sites
 
 

@@ -19,7 +19,7 @@ from benchmarks.contenders import ROOT, Contender, Site, go_consumer, our_consum
 
 OURS, BEFORE, GO = apply.OURS, "project before", apply.GO
 DELAYS_MS = (0, 5, 10)
-TIMES_ROUND = 40
+TIMES_ROUND = 14
 """So many that the backlog outlasts a window of the fastest."""
 
 Make = Callable[[Site], Contender | None]

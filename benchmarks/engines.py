@@ -10,7 +10,7 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +27,11 @@ from tests.stack import stack_on
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import WriteRequestTypeDef
+    from mypy_boto3_dynamodb.type_defs import AttributeValueTypeDef, WriteRequestTypeDef
 
 PARTITIONS = 12
+
+Item = Mapping[str, "AttributeValueTypeDef"]
 
 
 class Tansu(Engine):
@@ -99,23 +101,40 @@ def provision(site: Site, name: str, partitions: int = PARTITIONS) -> Site:
     return own
 
 
-def fill_table(site: Site, patients: int, first: int = 0) -> None:
-    """Put an item of each patient into the site's table."""
+def fill_table(site: Site, patients: int, marks: Item | None = None) -> None:
+    """Put an item of each patient into the site's table, with these marks."""
     table, client = site.environ["DYNAMODB_TABLE"], _dynamodb(site)
 
-    def put(start: int) -> None:
-        numbers = range(start, min(start + 25, first + patients))
-        client.batch_write_item(
-            RequestItems={table: [_put_request(number) for number in numbers]}
-        )
+    def put(first: int) -> None:
+        numbers = range(first, min(first + 25, patients))
+        puts = [_put_request(number, marks or {}) for number in numbers]
+        client.batch_write_item(RequestItems={table: puts})
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(put, range(first, first + patients, 25)))
+        list(pool.map(put, range(0, patients, 25)))
 
 
-def _put_request(number: int) -> WriteRequestTypeDef:
-    item = {name: {"S": value} for name, value in workload.update(number).items()}
-    return {"PutRequest": {"Item": item}}
+def _put_request(number: int, marks: Item) -> WriteRequestTypeDef:
+    fields = {name: {"S": value} for name, value in workload.update(number).items()}
+    return {"PutRequest": {"Item": {**fields, **marks}}}
+
+
+def marks(site: Site, patient_id: str) -> Item:
+    """What the project adds to all items of a table, read from one; not its fences."""
+    item = _item(site, patient_id)
+    return {n: v for n, v in item.items() if n.startswith("_") and "S" in v}
+
+
+def has_item(site: Site, patient_id: str) -> bool:
+    """Whether the site's table has an item of this patient."""
+    return bool(_item(site, patient_id))
+
+
+def _item(site: Site, patient_id: str) -> Item:
+    key = {"PatientId": {"S": patient_id}}
+    table = site.environ["DYNAMODB_TABLE"]
+    answer = _dynamodb(site).get_item(TableName=table, Key=key, ConsistentRead=True)
+    return answer.get("Item", {})
 
 
 def _dynamodb(site: Site) -> DynamoDBClient:
@@ -131,14 +150,6 @@ def _client(endpoint_url: str) -> DynamoDBClient:
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
-
-
-def has_item(site: Site, patient_id: str) -> bool:
-    """Whether the site's table has an item of this patient."""
-    key = {"PatientId": {"S": patient_id}}
-    table = site.environ["DYNAMODB_TABLE"]
-    answer = _dynamodb(site).get_item(TableName=table, Key=key, ConsistentRead=True)
-    return "Item" in answer
 
 
 def page_s(site: Site, limit: int, seconds: float) -> float:

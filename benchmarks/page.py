@@ -30,7 +30,8 @@ def scene(bench: Bench) -> None:
     engines.fill_topic(site, stretch * OF_PATIENT)
     site.manage("consume_profiles", "--until-caught-up")
     with our_server(site) as server:
-        url = f"http://127.0.0.1:{server.port}/profiles/patient-00000000/"
+        patient_id = workload.PATIENT.format(0)
+        url = f"http://127.0.0.1:{server.port}/profiles/{patient_id}/"
         taken, found = zip(*[_view(url) for _ in range(VIEWS)], strict=True)
     bench.figure(DETAIL_MS, 1e3 * statistics.median(taken))
     bench.figure(f"{DETAIL_MS.removesuffix('median')}worst", 1e3 * max(taken))
