@@ -1,4 +1,4 @@
-"""The compiled programs: the load, the table that takes every write, peers in Go and Rust.
+"""The compiled programs: the table that takes every write, and peers in Go and Rust.
 
 In: sources beside this file. Out: a program's path, built at its first use; or None,
 and in `left_out` a sentence that says why it can't be built here.
@@ -23,7 +23,6 @@ left_out: dict[str, str] = {}
 _GO = ["go", "build", "-o", str(BUILT)]
 _CARGO = ["cargo", "build", "--quiet", "--release", "--target-dir", str(BUILT / "rust")]
 _COMMANDS: dict[str, tuple[Path, Sequence[str]]] = {
-    "load": (HERE, [*_GO, "load.go"]),
     "table": (HERE, [*_GO, "table.go"]),
     "gateway": (HERE / "peers" / "go", [*_GO, "./gateway"]),
     "consumer": (HERE / "peers" / "go", [*_GO, "./consumer"]),

@@ -171,6 +171,7 @@ def fill_topic(site: Site, values: Iterable[bytes]) -> None:
             "enable.idempotence": True,
             "partitioner": "murmur2_random",
             "linger.ms": 20,
+            "log_level": 3,
         }
     )
     failed: list[KafkaError] = []

@@ -1,30 +1,23 @@
 """The load: requests over kept-alive connections, as fast as they are answered.
 
 In: an address and ready-made requests. Out: how many were answered with which status,
-and how long each took. load.go plays it, in a process of its own. Without Go, one epoll
-loop over raw sockets does the same here: it takes about ten times the CPU, which slows
-down the fastest servers.
+and how long each took. One epoll loop over raw sockets: it takes about 6 µs of CPU for a
+request, no more than the same in Go, and the fastest server takes three times that.
+Knows no JSON.
 """
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
 import math
 import re
 import selectors
 import socket
-import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from benchmarks import builds
 
 PATIENCE_S = 30.0
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -80,43 +73,6 @@ def run(
 
     Sends none after so many seconds, or so many requests; what was sent is waited for.
     """
-    program = builds.program("load")
-    if program is None:
-        return _run_here(port, requests, connections, seconds, most)
-    return _run_compiled(program, port, requests, connections, seconds, most)
-
-
-def _run_compiled(
-    program: Path,
-    port: int,
-    requests: Sequence[bytes],
-    connections: int,
-    seconds: float,
-    most: float,
-) -> Load:
-    with tempfile.NamedTemporaryFile() as file:
-        file.writelines(len(each).to_bytes(4) + each for each in requests)
-        file.flush()
-        figures = map(str, (port, connections, seconds, min(most, 1e15)))
-        done = subprocess.run(  # noqa: S603 our own command
-            [str(program), *figures, file.name], check=True, stdout=subprocess.PIPE
-        )
-    printed = json.loads(done.stdout)
-    return Load(
-        printed["seconds"],
-        Counter({int(status): n for status, n in printed["answers"].items()}),
-        printed["latencies"],
-        base64.b64decode(printed["last"]),
-    )
-
-
-def _run_here(
-    port: int,
-    requests: Sequence[bytes],
-    connections: int,
-    seconds: float,
-    most: float,
-) -> Load:
     load = Load()
     started = time.monotonic()
     to_send = _until(started + seconds, itertools.cycle(requests), most)
