@@ -33,7 +33,6 @@ from benchmarks.contenders import (
 OURS, NAIVE, FASTAPI = "project", "(a) naive Django", "(b) FastAPI"
 RAW, GO = "(e) raw librdkafka", "(g) Go, franz-go"
 RUST, BLACKSHEEP = "(i) Rust, librdkafka", "(j) BlackSheep"
-ANY_CORE = "project, WEB_ONE_CORE=0"
 WITH_TOKEN, BESIDE_WAITERS = "project, with a token", "project, beside 32 that wait"
 WAITERS = 32
 KEY = secrets.token_urlsafe(32)
@@ -155,14 +154,13 @@ def tansu(bench: Bench) -> None:
     site = engines.provision(bench.tansu, "tansu").having(**DOOR)
     all_servers = {
         OURS: our_server(site),
-        ANY_CORE: our_server(site.having(WEB_ONE_CORE="0"), name="any-core"),
         NAIVE: naive_server(site),
         FASTAPI: fastapi_server(site.having(IDEMPOTENT="0")),
     }
     with serving(all_servers, site) as servers:
         for _ in range(bench.rounds):
             _singles_on_tansu(bench, servers, site)
-            for name in (*[OURS, ANY_CORE, RAW] * TURNS, FASTAPI):
+            for name in (*[OURS, RAW] * TURNS, FASTAPI):
                 if name == RAW:
                     _raw(bench, "bulk on Tansu", site)
                 else:
