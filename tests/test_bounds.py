@@ -8,9 +8,17 @@ import pytest
 
 from profiles.api import posting
 from profiles.consumer import loop, waiting
-from profiles.dynamodb import client, reader, writer
-from profiles.kafka import clients, dead_letters, groups, producer, reader_pool, topics
-from profiles.pages import figures
+from profiles.dynamodb import attempt, client, reader
+from profiles.kafka import (
+    clients,
+    dead_letters,
+    flow,
+    groups,
+    producer,
+    reader_pool,
+    topics,
+)
+from profiles.pages import pipeline
 from profiles.runtime import background, gates
 
 
@@ -77,12 +85,13 @@ def test_a_call_of_dynamodb_is_over_within_seconds():
 
 def test_a_consumer_ends_within_the_ten_seconds_that_sigterm_may_take():
     config: Any = client.connect().meta.config
-    assert writer.ATTEMPT_S <= waiting.GIVE_UP_S
+    assert attempt.ATTEMPT_S <= waiting.GIVE_UP_S
     assert waiting.GIVE_UP_S + config.read_timeout + loop.LEAVE_S < 10
 
 
 def test_a_question_to_kafka_is_over_within_seconds():
     assert topics.DESCRIBE_TIMEOUT_S <= 2
     assert groups.READ_TIMEOUT_S <= 5
-    assert max(figures.PATIENCE_S, reader_pool.PAGE_PATIENCE_S) <= 3
+    assert max(flow.LOG_TIMEOUT_S, reader_pool.PAGE_PATIENCE_S) <= 3
+    assert pipeline.FIRST_READING_S <= 3
     assert background.EVERY_S < topics.SILENCE_S <= 10

@@ -117,7 +117,8 @@ class DeadLetterReader:
 
     Reading again goes on where the last reading ended. `foreign` counts the records
     that another program wrote there. With `last`, no more than so many of the newest
-    records of each partition are read; `retained` counts all that are there.
+    records of each partition are read; `retained` counts all that are there, and
+    `unread` those of them that were not read.
     """
 
     def __init__(self, log: LogReader, last: int = sys.maxsize) -> None:
@@ -127,6 +128,7 @@ class DeadLetterReader:
         self.retained = 0
         self._log = log
         self._last = last
+        self._read = 0
         self._next: dict[int, int] = {}
 
     def read(self) -> None:
@@ -139,7 +141,12 @@ class DeadLetterReader:
         }
         for record in self._log.records(unread):
             self._take(record)
+            self._read += 1
             self._next[record.source.partition] = record.offset + 1
+
+    @property
+    def unread(self) -> int:
+        return max(0, self.retained - self._read)
 
     def _first(self, partition: int, span: range) -> int:
         read = self._next.get(partition, 0)

@@ -5,7 +5,6 @@ In: a PatientId. Out: HTML. Reads the table and the log; never writes either.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.exceptions import BadRequest
@@ -14,7 +13,6 @@ from django.views.decorators.http import require_safe
 
 from profiles.access import audit_trail
 from profiles.access.callers import page
-from profiles.core import items
 from profiles.core.items import Item
 from profiles.core.records import partition_of
 from profiles.dynamodb import reader
@@ -25,8 +23,12 @@ from profiles.kafka.topics import KafkaUnavailable, WrongTopic
 from profiles.pages import timeline
 from profiles.pages.layout import (
     COLUMNS,
+    as_json,
+    bad_request,
     framed,
+    iso,
     label,
+    readable,
     table_unavailable,
     unavailable,
 )
@@ -36,14 +38,16 @@ from profiles.pages.timeline import Timeline
 @page
 @require_safe
 def profile_detail(request: HttpRequest, patient_id: str) -> HttpResponse:
-    """200 with the patient's page, 404, or 503 where that can't be known now."""
-    before = _offset(request.GET.get("before", ""))
+    """200 with the patient's page, 400, 404, or 503 where that can't be known now."""
     try:
+        before = _offset(request.GET.get("before", ""))
         item, story, problem = _read(patient_id, before)
+    except BadRequest as error:
+        return bad_request(request, error)
     except StoreUnavailable as error:
         return table_unavailable(request, error)
     except KafkaUnavailable as error:
-        return unavailable(request, _UNKNOWN, error, _MAY_WAIT)
+        return unavailable(request, "Kafka is unavailable", error, _PENDING_UNKNOWN)
     has_entries = story is not None and bool(story.entries)
     if item is None and not has_entries and before is None:
         return _missing(request, patient_id, story)
@@ -60,10 +64,9 @@ def profile_detail(request: HttpRequest, patient_id: str) -> HttpResponse:
     )
 
 
-_UNKNOWN = "No profile, and Kafka can't be read"
-_MAY_WAIT = (
-    "The table has no such profile. Whether an update waits on the topic is unknown "
-    "until Kafka answers."
+_PENDING_UNKNOWN = (
+    "There is no profile of this patient. Pending updates are shown when Kafka answers "
+    "again."
 )
 
 
@@ -74,7 +77,7 @@ def _missing(
         request,
         "profiles/missing.html",
         status=404,
-        title="No such patient",
+        title="Patient not found",
         patient_id=patient_id,
         story=story,
     )
@@ -108,23 +111,22 @@ def _read_timeline(patient_id: str, before: int | None) -> tuple[Item | None, Ti
 
 
 def _of_item(item: Item | None) -> dict[str, Any]:
-    profile = {} if item is None else items.profile(item)
+    profile = {} if item is None else readable(item)
     return {
         "exists": item is not None,
         "fields": [(label(name), profile.get(name)) for name in COLUMNS],
-        "item": json.dumps(item, indent=2, sort_keys=True, ensure_ascii=False),
+        "item": as_json(item),
     }
 
 
 def _shown(entry: timeline.Entry) -> dict[str, Any]:
     changes = [(label(name), value) for name, value in entry.changes.items()]
-    at = items.iso_timestamp(entry.timestamp_ms) if entry.timestamp_ms >= 0 else ""
-    return {"entry": entry, "at": at, "changes": changes}
+    return {"entry": entry, "at": iso(entry.timestamp_ms), "changes": changes}
 
 
 def _offset(text: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise BadRequest("`before` is not an offset.")
+        raise BadRequest("Invalid offset.")
     return int(text)

@@ -365,8 +365,9 @@ def test_the_pauses_between_tries_grow_up_to_a_bound(world, clock):
         moments.append(clock.now)
         if len(moments) < 12:
             raise throttled()
+        return {"Responses": [{}]}
 
-    w.table.update_item = remember
+    w.table.batch_execute_statement = remember
     w.turn()
     pauses = [later - sooner for sooner, later in pairwise(moments)]
     assert pauses[0] <= waiting.FIRST_PAUSE_S

@@ -76,12 +76,13 @@ class HeldDynamoDB(FakeDynamoDB):
         self._held: Callable[[], Any] = int
         self._blind = blind
 
-    def update_item(self, **call: Any) -> None:
-        def run() -> None:
+    def update_item(self, **call: Any) -> dict[str, Any]:
+        def run() -> dict[str, Any]:
             self._mark_all(call["ExpressionAttributeValues"][":m"])
-            super(HeldDynamoDB, self).update_item(**call)
+            return super(HeldDynamoDB, self).update_item(**call)
 
-        self._run(run)
+        answer: dict[str, Any] = self._run(run)
+        return answer
 
     def batch_execute_statement(self, Statements: list[Any]) -> dict[str, Any]:
         def run() -> dict[str, Any]:

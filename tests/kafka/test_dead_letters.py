@@ -121,7 +121,7 @@ def test_a_letter_is_read_once_however_often_it_was_written(written):
     assert [by_offset[offset].copies for offset in (0, 1, 2)] == [1, 2, 1]
     assert {letter.code for letter in by_offset.values()} == {"not_json"}
     assert {receipt.source for receipt in kept.letters} == {SOURCE}
-    assert (kept.retained, kept.foreign) == (4, 0)
+    assert (kept.retained, kept.unread, kept.foreign) == (4, 0, 0)
 
 
 def test_a_letters_record_comes_back_from_the_topic_untouched(written):
@@ -158,7 +158,7 @@ def test_of_each_partition_the_last_letters_can_be_read_alone(written):
     kept = DeadLetterReader(log, last=1)
     kept.read()
     assert [receipt.offset for receipt in kept.letters] == [2]
-    assert kept.retained == 4
+    assert (kept.retained, kept.unread) == (4, 3)
 
 
 def test_reading_again_reads_what_has_come_since(written):

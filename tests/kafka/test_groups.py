@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupState,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 
 from profiles.kafka import groups
 from profiles.kafka.groups import Group
-from profiles.kafka.topics import WrongTopic
-from tests.fakes import TOPIC, FakeMessage, message
+from profiles.kafka.topics import KafkaUnavailable, WrongTopic
+from tests.fakes import TOPIC, Answer, FakeMessage, message
 
 
 @pytest.mark.parametrize(
@@ -96,3 +102,57 @@ def test_a_group_that_is_forbidden_is_not_waited_for():
     group: Any = Forbidden()
     with pytest.raises(WrongTopic, match="check the rights"):
         groups.committed(group, [])
+
+
+class FakeAdmin:
+    """Describes one group."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def describe_consumer_groups(self, groups, request_timeout: float) -> Any:
+        return {groups[0]: Answer(self.answer)}
+
+
+def member(client, *partitions, topic=TOPIC.name):
+    owned = [SimpleNamespace(topic=topic, partition=p) for p in partitions]
+    assignment = SimpleNamespace(topic_partitions=owned)
+    names = {"client_id": client, "member_id": f"{client}-1"}
+    return SimpleNamespace(**names, host="/10.0.0.1", assignment=assignment)
+
+
+def described(answer):
+    admin: Any = FakeAdmin(answer)
+    return groups.describe_group(admin, "group", TOPIC.name)
+
+
+def test_the_owner_of_each_partition_is_known():
+    members = [member("a", 0, 1), member("b", 2), member("c", 3, topic="other")]
+    group = SimpleNamespace(state=ConsumerGroupState.STABLE, members=members)
+    assert described(group) == Group(
+        "STABLE",
+        {0: "a at 10.0.0.1", 1: "a at 10.0.0.1", 2: "b at 10.0.0.1"},
+        frozenset({"a-1", "b-1", "c-1"}),
+    )
+
+
+def test_the_owners_of_a_stable_group_without_members_are_unknown():
+    group = SimpleNamespace(state=ConsumerGroupState.STABLE, members=[])
+    assert described(group).owners is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        SimpleNamespace(state=ConsumerGroupState.EMPTY, members=[]),
+        KafkaException(KafkaError(KafkaError.GROUP_ID_NOT_FOUND)),
+    ],
+    ids=["left", "never there"],
+)
+def test_a_group_without_consumers_owns_nothing(answer):
+    assert described(answer) == Group("EMPTY", {})
+
+
+def test_a_group_that_kafka_does_not_describe_is_unavailable():
+    with pytest.raises(KafkaUnavailable, match="_TRANSPORT"):
+        described(KafkaException(KafkaError(KafkaError._TRANSPORT)))

@@ -6,15 +6,13 @@ import gc
 import os
 import sys
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from profiles.kafka import clients, dead_letters, topics
+from profiles.kafka import clients, dead_letters, flow, topics
 from profiles.kafka.dead_letters import DeadLetterWriter
 from profiles.kafka.topics import KafkaUnavailable
-from profiles.pages import figures
 from tests.engines.process import free_port, wait_until
 from tests.kafka.test_dead_letters import letters
 
@@ -61,8 +59,7 @@ def test_figures_that_nobody_looks_at_any_more_leave_nothing(left):
         with suppress(KafkaUnavailable):
             topics.configured(admin)
 
-    reader: Any = SimpleNamespace(read=ask)
-    with figures.reading(lambda consumer: reader) as read:
+    with flow.connected(lambda consumer: ask) as read:
         read()
         assert min(left()) > 0
     nothing(left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from profiles.kafka import reader_pool, topics
 from profiles.kafka.reader import LogReader
 from profiles.pages import patient, timeline
 from tests.fakes import OURS, TOPIC, update_at
-from tests.pages.shown import get_page, rows
+from tests.pages.shown import UNREADABLE, get_page, rows
 
 pytestmark = pytest.mark.usefixtures("kafka")
 
@@ -52,7 +53,10 @@ def test_an_unknown_patient_is_a_404_page(dynamodb, story):
     story()
     response = get_page("/profiles/nobody/")
     assert response.status_code == 404
-    assert "no record in its partition on the topic, 3," in response.content.decode()
+    assert (
+        "partition 3 of the topic holds no record of this patient"
+        in response.content.decode()
+    )
 
 
 def test_an_unknown_patient_of_a_timeline_that_was_cut_can_be_searched_further(
@@ -81,7 +85,7 @@ def test_the_timeline_says_what_each_record_did(store, story):
         entry(8, timeline.Fate.APPLIED, {"Sex": None, "LastName": "<b>"}),
     )
     content = get_page("/profiles/1/").content.decode()
-    assert "no update: not_json: at character 0" in content
+    assert "not a valid update: not_json: at character 0" in content
     assert "Sex: <em>removed</em>" in content
     assert "Last name: &lt;b&gt;" in content
     assert "2023-11-14 22:13:20.000" in content
@@ -91,7 +95,7 @@ def test_a_timeline_that_was_cut_says_so_and_goes_on(store, story):
     store("1")
     story(entry(99, timeline.Fate.APPLIED), read=range(40, 100))
     content = get_page("/profiles/1/").content.decode()
-    assert "Cut here" in content
+    assert "were not read" in content
     assert 'href="?before=40"' in content
 
 
@@ -99,10 +103,10 @@ def test_an_item_that_includes_updates_of_another_partition_says_so(store, story
     store("1")
     story(entry(99, timeline.Fate.APPLIED))
     content = get_page("/profiles/1/").content.decode()
-    assert "no record of this patient belongs" not in content
+    assert "not this patient" not in content
     story(entry(99, timeline.Fate.APPLIED), strays=[5, 7])
     content = get_page("/profiles/1/").content.decode()
-    assert "includes updates from partition 5, 7, where no record" in content
+    assert "includes updates from partition 5, 7, which is not this patient" in content
 
 
 @pytest.fixture
@@ -166,4 +170,27 @@ def test_without_kafka_no_patient_is_called_unknown(dynamodb):
 
 @pytest.mark.parametrize("before", ["x", "-1", "1.5", "٣", "9" * 30])
 def test_what_is_no_offset_is_a_400_page(store, before):
-    assert get_page("/profiles/1/", before=before).status_code == 400
+    response = get_page("/profiles/1/", before=before)
+    assert response.status_code == 400
+    assert "Invalid offset." in response.content.decode()
+
+
+@pytest.mark.parametrize("attributes", UNREADABLE, ids=str)
+def test_what_can_not_be_read_of_an_item_is_shown_as_unreadable(
+    dynamodb, story, attributes
+):
+    item = {"PatientId": {"S": "1"}, "LastName": {"S": "Doe"}, **attributes}
+    dynamodb.put_item(TableName="patient-profile", Item=item)
+    story(entry(9, timeline.Fate.APPLIED))
+    for path in ("/profiles/", "/profiles/1/"):
+        response = get_page(path)
+        shown = html.unescape(response.content.decode())
+        assert (response.status_code, "Doe" in shown) == (200, True)
+        assert ("unreadable" in shown) or "FirstName" not in attributes
+
+
+@pytest.mark.parametrize("timestamp_ms", [2**60, -(2**60), -1])
+def test_a_record_whose_timestamp_is_no_date_is_shown(store, story, timestamp_ms):
+    store("1")
+    story(replace(entry(9, timeline.Fate.WAITING), timestamp_ms=timestamp_ms))
+    assert "unreadable" in get_page("/profiles/1/").content.decode()

@@ -17,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from profiles.consumer.changes import ChangeDetector, StartOver
 from profiles.consumer.loop import ProfileConsumer
 from profiles.consumer.reading import MemberRefused, RecordsMissing
-from profiles.dynamodb import client
+from profiles.dynamodb import client, wire
 from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import clients, groups, topics
@@ -60,7 +60,10 @@ class Command(BaseCommand):
         self._stopped = False
         self._consumer: ProfileConsumer | None = None
         self._admin_connection = topics.AdminConnection(clients.admin)
-        self._table = TableWriter(client.connect(), settings.DYNAMODB_TABLE)
+        dynamodb = client.connect()
+        self._table = TableWriter(
+            dynamodb, settings.DYNAMODB_TABLE, wire.connect(dynamodb)
+        )
         self._letters = DeadLetterWriter(
             clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
         )
