@@ -578,6 +578,20 @@ def test_sigterm_while_kafka_is_silent_and_the_table_away(scene, shared, suspend
     report("both away", member.sigterm())
 
 
+def test_sigterm_while_a_write_is_held_and_the_next_batch_is_read(scene):
+    member = scene.joined()
+    member.proxy.hold()
+    scene.update("1")
+    wait_until(lambda: member.proxy.held > 0, 10, "no write was held")
+    scene.load(50)
+    report("a write held, the next batch read", member.sigterm())
+    assert scene.committed() == {}
+    member.proxy.release()
+    scene.joined("heir")
+    scene.settle()
+    scene.assert_sound()
+
+
 def test_sigterm_while_kafka_is_down(scene, shared):
     member = scene.joined()
     scene.load(50)
