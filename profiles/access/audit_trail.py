@@ -1,8 +1,7 @@
 """The audit trail: who saw or changed which patient's profile, when, and from where.
 
-In: a request that was let in, and PatientIds. Out: lines of JSON on standard output,
-which is the trail's alone (logs go to standard error), each complete in itself. No
-value of a profile.
+In: an admitted request, and PatientIds. Out: lines of JSON on standard output, which
+holds nothing else (logs go to standard error). No value of a profile.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ PATIENTS_PER_LINE = 50
 def note(
     request: HttpRequest | Request, action: Action, patients: Sequence[str]
 ) -> None:
-    """Leave the trail of a request: every patient is named, in as many lines as needed.
+    """Write a request's lines, which name every patient, before its answer goes out.
 
-    Called before the answer goes out, so that nobody gets one without it. Not by way
-    of `logging`: no level or filter silences it, and it costs a quarter (ADR 0007).
+    `logging` is not used: no level or filter may silence the trail, and a write costs
+    a quarter as much (ADR 0007).
     """
     entry: dict[str, object] = {
         "audit": action,

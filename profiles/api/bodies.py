@@ -7,6 +7,7 @@ of bytes and number; or an error of the 4xx kind. Does not know the fields.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -108,20 +109,25 @@ def _has_body(request: HttpRequest) -> bool:
 
 
 def _bytes(request: HttpRequest) -> bytes:
-    """The raw body; its announced length is judged before a byte of it is read."""
-    length = request.META.get("CONTENT_LENGTH") or ""
-    if not length and "HTTP_TRANSFER_ENCODING" in request.META:
-        raise problems.LengthRequired
-    if not (length or "0").isascii() or not (length or "0").isdigit():
-        raise ParseError("The Content-Length is no number.")
+    """The raw body. It is not read if the announced length is over the limit."""
+    if _length(request) > MANY_BYTES:
+        raise problems.TooLarge(f"The body is over {MANY_BYTES:,} bytes.")
     try:
-        if len(length) > 18 or int(length or 0) > MANY_BYTES:
-            raise RequestDataTooBig
         return request.body
     except RequestDataTooBig:
         raise problems.TooLarge(f"The body is over {MANY_BYTES:,} bytes.") from None
     except UnreadablePostError:
         raise ParseError("The body ended before its announced length.") from None
+
+
+def _length(request: HttpRequest) -> int:
+    """The announced length in bytes, 0 without a body."""
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if not length and "HTTP_TRANSFER_ENCODING" in request.META:
+        raise problems.LengthRequired
+    if not (length or "0").isascii() or not (length or "0").isdigit():
+        raise ParseError("The Content-Length is not a number.")
+    return int(length or 0) if len(length) <= 18 else sys.maxsize
 
 
 def _lines(raw: bytes) -> list[bytes]:

@@ -31,14 +31,14 @@ MOST_ERRORS = 100
 
 @cache
 def publisher() -> Publisher:
-    """This process's one publisher, made after any fork: Kafka's client outlives none."""
+    """This process's publisher. Made after any fork: Kafka's client does not survive one."""
     capacity = max(1, settings.WEB_THREADS * 2 // 3)
     watch = topics.watch()
     return Publisher(clients.producer, watch.current, watch.is_still, capacity)
 
 
 def connect() -> None:
-    """Spare the first update the time that a producer takes to connect."""
+    """Connect the producer now, so that the first update does not wait for it."""
     with suppress(NotAcknowledged, topics.KafkaUnavailable, topics.WrongTopic):
         publisher().connect()
 
@@ -133,7 +133,7 @@ def location(patient_id: str) -> str:
 
 
 def _shown(update: ProducerRecord, verdict: Verdict) -> dict[str, object]:
-    """What a client learns of one update."""
+    """One update's entry in the answer."""
     if isinstance(verdict, Receipt):
         return {
             "PatientId": update.patient_id,

@@ -52,8 +52,8 @@ class PatientProfileView(APIView):
     def dispatch(
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
-        """A POST skips what DRF does for other views and this one has no use for:
-        choosing a parser and a renderer takes longer than the update itself.
+        """A POST skips DRF's parsers and renderers: to choose one takes longer than
+        the update itself.
         """
         if request.method != "POST":
             return super().dispatch(request, *args, **kwargs)
@@ -101,8 +101,8 @@ class PatientProfileView(APIView):
         return Response({"Profiles": found, "Cursor": following}, headers=_PRIVATE)
 
     def head(self, request: Request) -> Response:
-        """As GET. Declared, for Django would give the view a bound method of its own:
-        a cycle that keeps the request, with all of its body, until a collection.
+        """As GET. Declared here, because Django would set a bound method on the view: a
+        reference cycle, which keeps the request and its body until a collection.
         """
         return self.get(request)
 
@@ -138,8 +138,8 @@ class PatientProfileDetailView(APIView):
 def lane(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: a POST of updates goes straight to its view, past sessions, forms
-    and the database, of which it has none; so do the probes, asked by address alone.
+    """Middleware: POSTs of updates and the probes go straight to their views. They need
+    no session, form or database.
     """
     post = PatientProfileView.as_view()
     probes = dict(zip(callers.PROBES, (live, ready, counted), strict=True))
@@ -158,7 +158,7 @@ def lane(
 
 
 def live(request: HttpRequest) -> HttpResponse:
-    """Alive: this process answers. Asks nobody."""
+    """Alive: this process answers. Nothing else is checked."""
     return JsonResponse({"status": "alive"})
 
 
@@ -168,7 +168,7 @@ def counted(request: HttpRequest) -> HttpResponse:
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """Ready: Kafka answers, and the topic is as configured. DynamoDB is told of only."""
+    """Ready: Kafka answers, and the topic is as configured. DynamoDB is only reported."""
     store = _store()
     try:
         topics.watch().current()
@@ -179,14 +179,14 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 
 def _store() -> str:
-    """What the background knows of the table; it is waited for a moment only."""
+    """The state of the table as last read in the background; waits MOMENT_S at most."""
     return health.table().look(time.monotonic() + MOMENT_S).problem or "answers"
 
 
 def _is_known(request: Request, etag: str) -> bool:
     """Whether the client has this version: If-None-Match compares weakly (RFC 9110)."""
-    told = parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))
-    return told == ["*"] or etag in [one.removeprefix("W/") for one in told]
+    known = parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))
+    return known == ["*"] or etag in [one.removeprefix("W/") for one in known]
 
 
 def _preferred_wait(request: HttpRequest) -> int:
@@ -200,8 +200,8 @@ def _applied(
 ) -> HttpResponse | None:
     """200 with the profile that includes the update, where the client waits for it.
 
-    None: all that is known is that it was accepted. Raises problems.Unavailable where
-    the topic is another one than the receipt's.
+    None where it does not wait, may not read, or the profile does not include the update
+    in time. Raises problems.Unavailable if the topic was recreated since.
     """
     seconds = _preferred_wait(request)
     if not seconds or not isinstance(verdict, Receipt) or not callers.may_read(request):
@@ -222,9 +222,8 @@ def _applied(
 
 
 def _require_current(receipt: Receipt) -> None:
-    """Refuse a receipt whose topic was recreated since: its offset says nothing there.
-
-    The topic is read anew: a receipt of a moment ago may name the one that was.
+    """Refuse a receipt whose topic was recreated since: offsets of two topics do not
+    compare. The topic is read again, because the receipt may name the former one.
     """
     try:
         topic = topics.watch().since(time.monotonic())
@@ -235,7 +234,7 @@ def _require_current(receipt: Receipt) -> None:
 
 
 def _receipt(text: str, patient_id: str) -> Receipt:
-    """A receipt that this patient's update can have got; else 400."""
+    """The receipt, if it can be one of this patient's updates; else 400."""
     try:
         receipt = Receipt.parse(text)
     except ValueError:
@@ -243,8 +242,10 @@ def _receipt(text: str, patient_id: str) -> Receipt:
     topic = topics.watch().since(time.monotonic())
     partition = records.partition_of(patient_id, topic.partitions)
     if receipt.source != Source(topic.id, partition):
-        told = "Not of this patient, or of a topic that is no more."
-        raise ValidationError({"receipt": [told]})
+        reason = (
+            "The receipt belongs to another patient, or to a topic that was deleted."
+        )
+        raise ValidationError({"receipt": [reason]})
     return receipt
 
 
@@ -260,7 +261,7 @@ def _position(cursor: str) -> str | None:
     try:
         return str(signing.loads(cursor, salt=_CURSOR_SALT))
     except signing.BadSignature:
-        raise ValidationError({"cursor": ["Not one of ours."]}) from None
+        raise ValidationError({"cursor": ["Invalid cursor."]}) from None
 
 
 @contextmanager

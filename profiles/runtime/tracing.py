@@ -1,8 +1,8 @@
-"""Tracing: one request's name, from the request to the consumer's log and write.
+"""Tracing: a request's id, from the request to the consumer's log and write.
 
 In: `X-Request-ID` and W3C `traceparent`, as the client sent them or made here. Out:
-record headers, and spans where OpenTelemetry is installed (the extra `otel`). Both
-are names that a client chose: only well-formed ones are believed.
+record headers, and spans if OpenTelemetry is installed (the extra `otel`). Clients
+choose these values, so malformed ones are ignored.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Handler = Callable[[HttpRequest], HttpResponseBase]
 
 
 def identify(get_response: Handler) -> Handler:
-    """Middleware: every request has an id, its client's or a new one, and tells it."""
+    """Middleware: gives every request and response an id, the client's or a new one."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        told = request.META.get("HTTP_X_REQUEST_ID", "")
-        name = told if _ID.fullmatch(told) else uuid.uuid4().hex
+        sent = request.META.get("HTTP_X_REQUEST_ID", "")
+        name = sent if _ID.fullmatch(sent) else uuid.uuid4().hex
         request.META["HTTP_X_REQUEST_ID"] = name
         response = get_response(request)
         response["X-Request-ID"] = name
@@ -52,7 +52,7 @@ def identify(get_response: Handler) -> Handler:
 
 @contextmanager
 def publishing(request: HttpRequest) -> Iterator[Headers]:
-    """What records carry of the request that they come from; with OTel, of our span."""
+    """The headers of records that come from this request; with OTel, our span's too."""
     name = request.META.get("HTTP_X_REQUEST_ID", "")
     parent = request.META.get("HTTP_TRACEPARENT", "")
     carried: list[tuple[str, str | bytes | None]] = [(REQUEST_ID, name.encode())]
@@ -70,7 +70,7 @@ def publishing(request: HttpRequest) -> Iterator[Headers]:
 
 
 def request_id(carried: Headers) -> str:
-    """The request id that a record carries; empty where it has none to be believed."""
+    """The request id in a record's headers; empty if it is absent or malformed."""
     return _named(carried, REQUEST_ID, _ID)
 
 
