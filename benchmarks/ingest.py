@@ -27,7 +27,6 @@ from benchmarks.contenders import (
 
 OURS, NAIVE, FASTAPI = "project", "(a) naive Django", "(b) FastAPI"
 RAW = "(e) raw librdkafka"
-ANY_CORE = "project, WEB_ONE_CORE=0"
 WITH_TOKEN, BESIDE_WAITERS = "project, with a token", "project, beside 32 that wait"
 WAITERS = 32
 KEY = secrets.token_urlsafe(32)
@@ -96,7 +95,6 @@ def scenes(bench: Bench) -> None:
     token = a_token()
     servers = {
         OURS: our_server(site),
-        ANY_CORE: our_server(site.having(WEB_ONE_CORE="0"), name="any-core"),
         NAIVE: naive_server(site),
         FASTAPI: fastapi_server(site),
     }
@@ -112,7 +110,7 @@ def scenes(bench: Bench) -> None:
             with waiting(servers[OURS]):
                 own = measure(servers[OURS], singles(), CONNECTIONS, bench.seconds)
             bench.note("single", BESIDE_WAITERS, own)
-            for name in (*[OURS, ANY_CORE, RAW] * TURNS, FASTAPI):
+            for name in (*[OURS, RAW] * TURNS, FASTAPI):
                 if name == RAW:
                     found = raw("raw_producer", site, str(lines), str(bench.seconds))
                     bench.note_raw("bulk", RAW, found)

@@ -59,13 +59,6 @@ def ratios(book: Book) -> dict[str, float]:
         "ingest_unloaded_p50_vs_raw": p50("one at a time", ingest.RAW),
         "ingest_bulk_rate_vs_fastapi_bulk": rate("bulk", ingest.FASTAPI),
         "ingest_bulk_cpu_vs_raw": cpu("bulk", ingest.RAW),
-        "ingest_bulk_any_core_vs_raw": (
-            book.rate("bulk", ingest.ANY_CORE) / book.rate("bulk", ingest.RAW)
-        ),
-        "ingest_any_core_vs_fastapi": (
-            book.cpu_us("single", ingest.FASTAPI)
-            / book.cpu_us("single", ingest.ANY_CORE)
-        ),
         "ingest_with_token_vs_open": 1 / cpu("single", ingest.WITH_TOKEN),
         "ingest_rate_beside_waiters": 1 / rate("single", ingest.BESIDE_WAITERS),
         "apply_cpu_vs_aio_new": cpu(new, apply.AIO),

@@ -212,7 +212,6 @@ SECRET_KEY = env(
     "DJANGO_SECRET_KEY", DEVELOPMENT_SECRET_KEY if DEVELOPMENT else "", str
 )
 WEB_THREADS = env("WEB_THREADS", "18", positive)
-WEB_ONE_CORE = env("WEB_ONE_CORE", "1", flag)
 PORT = env("PORT", "3000", positive)
 METRICS_PORT = env("METRICS_PORT", "0", int)
 THROTTLE_RATE = env("THROTTLE_RATE", "off" if DEVELOPMENT else "100/s", rate)
@@ -273,6 +272,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "profiles.access.callers.OpenModeGuard",
     "profiles.api.views.lane",
+    "profiles.api.bodies.limited",
     "profiles.access.callers.database_connections",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -190,6 +191,15 @@ class Delivered:
 
     def offset(self) -> int | None:
         return self.place[1]
+
+
+class EitherWay:
+    """A fake publisher that an event loop may await, too."""
+
+    publish_all: Callable[..., Any]
+
+    async def publish_awaited(self, updates: Any, headers: Any = ()) -> Any:
+        return self.publish_all(updates, headers)
 
 
 class FakeKafkaProducer:

@@ -100,6 +100,11 @@ class OpenModeGuard:
         self._served: set[str] = set()
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        self.check(request)
+        return self.get_response(request)
+
+    def check(self, request: HttpRequest) -> None:
+        """Raises DisallowedHost or PermissionDenied."""
         if request.path_info not in PROBES:  # these are called by address
             self._require_served(request)
         if settings.DEVELOPMENT and not _is_local(request):
@@ -107,7 +112,6 @@ class OpenModeGuard:
                 "Development mode serves this machine only; name further networks in "
                 "DJANGO_OPEN_PEERS."
             )
-        return self.get_response(request)
 
     def _require_served(self, request: HttpRequest) -> None:
         """Raises DisallowedHost. A Host that was allowed once is not checked again."""
@@ -153,6 +157,13 @@ def admit(request: HttpRequest, scope: str) -> None:
     _remember(request, caller)
 
 
+def is_known(request: HttpRequest) -> bool:
+    """Whether `admit` verifies no signature and fetches no key: it does not take long."""
+    text = _token(request)
+    verifier = tokens.verifier()
+    return text is None or verifier is None or verifier.is_known(text)
+
+
 class MayRead(BasePermission):
     """DRF permission: `admit` for the views that DRF dispatches, which only read."""
 
@@ -181,8 +192,8 @@ def address(request: HttpRequest | Request) -> str:
 
 def _bearer(request: HttpRequest) -> Caller:
     """The caller that the token names. A token is verified in development too."""
-    scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    if scheme.lower() != "bearer":
+    text = _token(request)
+    if text is None:
         if settings.DEVELOPMENT:
             return OPEN
         raise NoToken
@@ -190,12 +201,17 @@ def _bearer(request: HttpRequest) -> Caller:
     if verifier is None:
         raise BadToken("this server has no key: set JWT_JWKS_URL or JWT_LOCAL_KEY")
     try:
-        token = verifier.verify(text.strip())
+        token = verifier.verify(text)
     except tokens.InvalidToken as error:
         raise BadToken(str(error)) from None
     except tokens.KeysUnavailable as error:
         raise CannotVerify(f"The token can't be verified: {error}.") from None
     return Caller(f"token:{token.subject}", token.scopes)
+
+
+def _token(request: HttpRequest) -> str | None:
+    scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else None
 
 
 def _throttle(request: HttpRequest, caller: Caller) -> None:

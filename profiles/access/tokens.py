@@ -69,13 +69,16 @@ class Verifier:
 
     def verify(self, text: str) -> Token:
         """The verified token. Raises InvalidToken or KeysUnavailable."""
-        digest = sha256(text.encode()).digest()
-        known, until = self._known.get(digest, (None, 0.0))
-        if known is not None and time.time() < until:
+        digest = _digest(text)
+        if known := self._remembered(digest):
             return known
         token = _token(self._claims(text))
         self._remember(digest, token)
         return token
+
+    def is_known(self, text: str) -> bool:
+        """Whether `verify` remembers the token."""
+        return self._remembered(_digest(text)) is not None
 
     def _claims(self, text: str) -> dict[str, Any]:
         if len(text) > LONGEST:
@@ -92,6 +95,10 @@ class Verifier:
             )
         except (jwt.PyJWTError, ArithmeticError, RecursionError, ValueError) as error:
             raise InvalidToken(_reason(error)) from None
+
+    def _remembered(self, digest: bytes) -> Token | None:
+        known, until = self._known.get(digest, (None, 0.0))
+        return known if time.time() < until else None
 
     def _remember(self, digest: bytes, token: Token) -> None:
         until = min(token.expires, time.time() + REMEMBERED_S)
@@ -152,6 +159,10 @@ def issue(subject: str, scopes: list[str], hours: float) -> str:
         "exp": now + int(hours * 3600),
     }
     return jwt.encode(claims, settings.JWT_LOCAL_KEY, LOCAL_ALGORITHM)
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()
 
 
 def _token(claims: dict[str, Any]) -> Token:

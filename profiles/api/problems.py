@@ -38,6 +38,13 @@ class LengthRequired(exceptions.APIException):
     default_detail = "Send a Content-Length: a chunked body is not read."
 
 
+class TooSlow(exceptions.APIException):
+    """408: the body did not arrive in time."""
+
+    status_code = HTTPStatus.REQUEST_TIMEOUT
+    default_detail = "The body did not arrive in time. Send it again."
+
+
 class NotYetApplied(exceptions.APIException):
     """504: the update is on the topic, but not in the profile yet."""
 
@@ -124,6 +131,13 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _is_page(request):
         return defaults.page_not_found(request, exception)
     return problem(404, "There is nothing at this address.")
+
+
+def too_large(request: HttpRequest, detail: str) -> HttpResponse:
+    """413, for pages and forms too."""
+    if _is_page(request):
+        return HttpResponse(f"<h1>Content Too Large</h1><p>{detail}</p>", status=413)
+    return problem(413, detail)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -17,7 +17,7 @@ from django.core import signing
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.utils.http import parse_etags
-from rest_framework.exceptions import NotAcceptable, ValidationError
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -60,29 +60,28 @@ class PatientProfileView(APIView):
         try:
             response = self.post(request)
         except Exception as error:
-            refusal = problems.exception_handler(error, {})
+            refusal = posting.refusal(error)
+            posting.count_refused(refusal.status_code if refusal else 500)
             if refusal is None:
-                metrics.refused.labels(500).inc()
                 raise
-            response = refusal
-        if response.status_code >= 400:
-            metrics.refused.labels(response.status_code).inc()
+            return refusal
+        posting.count_refused(response.status_code)
         return response
 
     @openapi.posted
     def post(self, request: HttpRequest) -> HttpResponse:
         """Publish; 202 with receipts once Kafka holds every update durably."""
-        callers.admit(request, callers.WRITE)
-        _require_json_accepted(request)
+        posting.admit(request)
         with bodies.room(request):
             body = bodies.read(request)
             updates = posting.read(body)
-            verdicts = posting.publish(request, updates)
-            if body.is_many:
-                return posting.answer_many(updates, verdicts)
-        [update], [verdict] = updates, verdicts
-        accepted = posting.answer_one(update, verdict)
-        return _applied(request, update, verdict) or accepted
+            with posting.publishing(request) as headers:
+                verdicts = posting.publisher().publish_all(updates, headers)
+            audit_trail.note(request, "update", posting.accepted(updates, verdicts))
+            accepted = posting.answer(body, updates, verdicts).response()
+        if body.is_many:
+            return accepted
+        return _applied(request, updates[0], verdicts[0]) or accepted
 
     @openapi.listed
     def get(self, request: Request) -> Response:
@@ -145,7 +144,7 @@ def lane(
     probes = dict(zip(callers.PROBES, (live, ready, counted), strict=True))
 
     def straight(request: HttpRequest) -> HttpResponseBase:
-        is_update = request.method == "POST" and request.path_info == "/patientprofile"
+        is_update = request.method == "POST" and request.path_info == bodies.PATH
         view = post if is_update else probes.get(request.path_info)
         if view is None:
             return get_response(request)
@@ -270,9 +269,3 @@ def _reading() -> Iterator[None]:
         yield
     except (StoreUnavailable, topics.KafkaUnavailable, topics.WrongTopic) as error:
         raise problems.Unavailable(f"{error}.") from None
-
-
-def _require_json_accepted(request: HttpRequest) -> None:
-    accepted = request.META.get("HTTP_ACCEPT") or "*/*"
-    if "*/*" not in accepted and not request.accepts(bodies.JSON):
-        raise NotAcceptable

@@ -193,6 +193,11 @@ def parse(text: bytes) -> ProducerRecord:
     return _plain.read(text) or _parse_closely(text)
 
 
+def parse_at_once(text: bytes) -> ProducerRecord | None:
+    """As `parse`, where compiled code alone can vouch for the update; else None."""
+    return _plain.read(text)
+
+
 def parse_array(array: bytes, most: int) -> list[ProducerRecord] | None:
     """The updates of a JSON array at once, in half the time that `parse` takes for each.
 

@@ -40,22 +40,28 @@ def identify(get_response: Handler) -> Handler:
     """Middleware: gives every request and response an id, the client's or a new one."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        sent = request.META.get("HTTP_X_REQUEST_ID", "")
-        name = sent if _ID.fullmatch(sent) else uuid.uuid4().hex
-        request.META["HTTP_X_REQUEST_ID"] = name
+        given = name(request)
         response = get_response(request)
-        response["X-Request-ID"] = name
+        response["X-Request-ID"] = given
         return response
 
     return middleware
 
 
+def name(request: HttpRequest) -> str:
+    """The request's id, which is in its head from then on."""
+    sent = str(request.META.get("HTTP_X_REQUEST_ID", ""))
+    given = sent if _ID.fullmatch(sent) else uuid.uuid4().hex
+    request.META["HTTP_X_REQUEST_ID"] = given
+    return given
+
+
 @contextmanager
 def publishing(request: HttpRequest) -> Iterator[Headers]:
     """The headers of records that come from this request; with OTel, our span's too."""
-    name = request.META.get("HTTP_X_REQUEST_ID", "")
+    request_id = request.META.get("HTTP_X_REQUEST_ID", "")
     parent = request.META.get("HTTP_TRACEPARENT", "")
-    carried: list[tuple[str, str | bytes | None]] = [(REQUEST_ID, name.encode())]
+    carried: list[tuple[str, str | bytes | None]] = [(REQUEST_ID, request_id.encode())]
     if not OTEL:
         if _TRACE.fullmatch(parent):
             carried.append((TRACEPARENT, parent.encode()))

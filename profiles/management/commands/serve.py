@@ -16,9 +16,12 @@ from profiles.runtime import metrics
 HEAD_BYTES = 32 * 1024
 """Request line and headers; a browser's cookies and a bearer token fit in."""
 
+CONNECTIONS = 4096
+"""Most connections of a worker; further ones wait to be accepted."""
+
 
 class Command(BaseCommand):
-    """Serves the WSGI application; SIGTERM finishes the requests in flight."""
+    """Serves the front; SIGTERM finishes the requests in flight."""
 
     help = "Serve with granian."
     requires_system_checks = []
@@ -35,15 +38,16 @@ class Command(BaseCommand):
             # A forked one would count in this process's memory, as imported above.
             multiprocessing.set_start_method("spawn")
         Granian(
-            "patientsite.wsgi:application",
+            "patientsite.front:application",
             address=options["host"],
             port=options["port"],
-            interface=Interfaces.WSGI,
-            # In HTTP/2 a client that leaves in mid-body has a thread spin for good.
+            interface=Interfaces.ASGI,
+            # In HTTP/2, granian has a thread spin if a client leaves in mid-body.
             http=HTTPModes.http1,
             http1_settings=HTTP1Settings(max_buffer_size=HEAD_BYTES),
             websockets=False,
             workers=options["workers"],
-            blocking_threads=settings.WEB_THREADS,
+            backlog=CONNECTIONS,
+            backpressure=CONNECTIONS,
             workers_kill_timeout=15,
         ).serve()
