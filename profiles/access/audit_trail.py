@@ -66,11 +66,13 @@ class Turns:
         self, request: HttpRequest, action: Action, patients: Sequence[str]
     ) -> None:
         """As the function `note`; returns once the lines are written."""
+        lines = _lines(request, action, patients)
+        if not lines:
+            return
         if not self._lines:
             self._loop.call_soon(self._end_turn)
-        self._lines += _lines(request, action, patients)
-        if self._lines:
-            await self._written
+        self._lines += lines
+        await self._written
 
     def _end_turn(self) -> None:
         pieces, written = [*_pieces(self._lines)], self._written

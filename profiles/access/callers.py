@@ -185,7 +185,7 @@ def may_read(request: HttpRequest) -> bool:
 def address(request: HttpRequest | Request) -> str:
     """The client's address: behind a trusted proxy, the last hop that it reports."""
     hops = request.META.get("HTTP_X_FORWARDED_FOR")
-    if settings.TRUST_PROXY and hops:
+    if hops and settings.TRUST_PROXY:
         return str(hops).rpartition(",")[2].strip()
     return str(request.META["REMOTE_ADDR"])
 

@@ -113,9 +113,9 @@ class Front:
         """Whether no middleware refuses it, and its token is known already."""
         try:
             self._guard.check(request)
+            redirect = self._security.process_request(request)
         except (SuspiciousOperation, PermissionDenied):
             return False
-        redirect = self._security.process_request(request)
         return redirect is None and callers.is_known(request)
 
     async def _post(self, request: Posted) -> Answer:
@@ -134,7 +134,7 @@ class Front:
         updates = posting.read_at_once(body)
         if updates is None:  # the loop has no time for a closer look
             updates = await self._in_thread(posting.read, body)
-        with posting.publishing(request) as headers:
+        with posting.Publishing(request) as headers:
             verdicts = await posting.publisher().publish_awaited(updates, headers)
         patients = posting.accepted(updates, verdicts)
         if self._trail is None:

@@ -118,7 +118,11 @@ _MEANINGS = {
     404: ("No such profile.", "There is nothing at this address."),
     405: ("The method is not supported.", 'Method "PUT" not allowed.'),
     406: ("Only JSON is available.", "Could not satisfy the request Accept header."),
-    411: ("A chunked body.", problems.LengthRequired.default_detail),
+    408: ("The body arrived too slowly.", problems.TooSlow.default_detail),
+    411: (
+        "A chunked body, where the server does not decode it.",
+        problems.LengthRequired.default_detail,
+    ),
     413: ("Over 64 KiB for one, 8 MiB or 10,000 for many.", "The body is too large."),
     415: ("Neither JSON nor NDJSON.", 'Unsupported media type "text/plain".'),
     429: ("Too many requests: see `Retry-After`.", "Request was throttled."),
@@ -284,7 +288,7 @@ posted = extend_schema(
             ],
         ),
         **_problems(
-            *(400, 401, 403, 406, 411, 413, 415, 429, 503),
+            *(400, 401, 403, 406, 408, 411, 413, 415, 429, 503),
             of_400=[
                 _problem(400, name="Of one update", errors=_WRONG),
                 _problem(

@@ -7,11 +7,12 @@ DynamoDB.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache, lru_cache
 from http import HTTPStatus
+from types import TracebackType
 from urllib.parse import quote
 
 import msgspec
@@ -30,6 +31,9 @@ from profiles.kafka.producer import NotAcknowledged, Publisher, Verdict
 from profiles.runtime import metrics, tracing
 
 MOST_ERRORS = 100
+
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")
+"""What needs no percent-encoding (RFC 3986)."""
 
 
 @cache
@@ -111,19 +115,33 @@ def _read_each(texts: list[bytes]) -> list[ProducerRecord]:
 # Publish
 
 
-@contextmanager
-def publishing(request: HttpRequest) -> Iterator[Headers]:
-    """Around the publisher: yields the headers of the records.
+class Publishing:
+    """Around the publisher, a context: it gives the headers of the records.
 
-    Raises problems.Unavailable if Kafka can't take the updates.
+    Raises problems.Unavailable if Kafka can't take the updates. A generator would take
+    twice as long.
     """
-    started = time.perf_counter()
-    try:
-        with tracing.publishing(request) as headers:
-            yield headers
-    except (NotAcknowledged, topics.KafkaUnavailable, topics.WrongTopic) as error:
-        raise problems.Unavailable(f"{error}. Send the update again.") from None
-    metrics.acknowledgement.observe(time.perf_counter() - started)
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._started = time.perf_counter()
+        self._traced = tracing.publishing(request)
+
+    def __enter__(self) -> Headers:
+        return self._traced.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._traced.__exit__(kind, error, trace)
+        if error is None:
+            metrics.acknowledgement.observe(time.perf_counter() - self._started)
+        if isinstance(
+            error, NotAcknowledged | topics.KafkaUnavailable | topics.WrongTopic
+        ):
+            raise problems.Unavailable(f"{error}. Send the update again.") from None
 
 
 def accepted(updates: list[ProducerRecord], verdicts: list[Verdict]) -> list[str]:
@@ -167,7 +185,9 @@ def count_refused(status: int) -> None:
 
 def location(patient_id: str) -> str:
     """The address of the stored profile."""
-    return f"/patientprofile/{quote(patient_id, safe='')}"
+    if not _UNRESERVED.fullmatch(patient_id):
+        patient_id = quote(patient_id, safe="")
+    return f"/patientprofile/{patient_id}"
 
 
 def _answer_many(updates: list[ProducerRecord], verdicts: list[Verdict]) -> Answer:

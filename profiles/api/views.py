@@ -75,7 +75,7 @@ class PatientProfileView(APIView):
         with bodies.room(request):
             body = bodies.read(request)
             updates = posting.read(body)
-            with posting.publishing(request) as headers:
+            with posting.Publishing(request) as headers:
                 verdicts = posting.publisher().publish_all(updates, headers)
             audit_trail.note(request, "update", posting.accepted(updates, verdicts))
             accepted = posting.answer(body, updates, verdicts).response()

@@ -135,9 +135,12 @@ class Publisher:
                 raise NotAcknowledged(_FULL) from None
         try:
             arrivals = self._arrivals or self._await_arrivals()
-            waiting = arrivals.expect()
+            waiting, late = arrivals.expect(by)
             sent = self._send(topic, updates, headers, partial(arrivals.end, waiting))
-            verdicts = self._settle(sent, await arrivals.is_in_time(waiting, by))
+            arrivals.end_all()  # if the client refused the updates, no report wakes us
+            in_time = await waiting
+            late.cancel()
+            verdicts = self._settle(sent, in_time)
             if sent.delivery.doubtful:
                 is_still = await self._is_still_awaited(topic.id, by)
                 return sent.delivery.proven(verdicts, is_still)
@@ -240,9 +243,11 @@ class _Arrivals:
         self._loop = loop
         self._ended: deque[asyncio.Future[bool]] = deque()
 
-    def expect(self) -> asyncio.Future[bool]:
-        """A wait to be ended, by `end` or by its deadline."""
-        return self._loop.create_future()
+    def expect(self, by: float) -> tuple[asyncio.Future[bool], asyncio.TimerHandle]:
+        """A wait that `end` ends with True, and its deadline, which does it with False."""
+        waiting: asyncio.Future[bool] = self._loop.create_future()
+        left_s = by - time.monotonic()
+        return waiting, self._loop.call_later(left_s, _end, waiting, False)
 
     def end(self, waiting: asyncio.Future[bool]) -> None:
         """All updates of this wait are reported; called in any thread."""
@@ -252,18 +257,10 @@ class _Arrivals:
         """Wake the loop once for all waits that ended; called after each poll."""
         if self._ended:
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._end_all)
+                self._loop.call_soon_threadsafe(self.end_all)
 
-    async def is_in_time(self, waiting: asyncio.Future[bool], by: float) -> bool:
-        """Wait for its end; False if its deadline comes first."""
-        self._end_all()  # if the client refused the updates, no report wakes the loop
-        late = self._loop.call_later(by - time.monotonic(), _end, waiting, False)
-        try:
-            return await waiting
-        finally:
-            late.cancel()
-
-    def _end_all(self) -> None:
+    def end_all(self) -> None:
+        """End the waits whose updates are all reported; called on the loop."""
         while self._ended:
             _end(self._ended.popleft(), True)
 

@@ -7,10 +7,10 @@ choose these values, so malformed ones are ignored.
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 
 from django.http import HttpRequest
@@ -34,6 +34,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
+Carried = list[tuple[str, str | bytes | None]]
 
 
 def identify(get_response: Handler) -> Handler:
@@ -51,22 +52,27 @@ def identify(get_response: Handler) -> Handler:
 def name(request: HttpRequest) -> str:
     """The request's id, which is in its head from then on."""
     sent = str(request.META.get("HTTP_X_REQUEST_ID", ""))
-    given = sent if _ID.fullmatch(sent) else uuid.uuid4().hex
-    request.META["HTTP_X_REQUEST_ID"] = given
-    return given
+    if _ID.fullmatch(sent):
+        return sent
+    made = os.urandom(16).hex()
+    request.META["HTTP_X_REQUEST_ID"] = made
+    return made
+
+
+def publishing(request: HttpRequest) -> AbstractContextManager[Headers]:
+    """The headers of records that come from this request; with OTel, in a span of ours."""
+    request_id = request.META.get("HTTP_X_REQUEST_ID", "")
+    parent = request.META.get("HTTP_TRACEPARENT", "")
+    carried: Carried = [(REQUEST_ID, request_id.encode())]
+    if OTEL:
+        return _span(parent, carried)
+    if _TRACE.fullmatch(parent):
+        carried.append((TRACEPARENT, parent.encode()))
+    return nullcontext(carried)
 
 
 @contextmanager
-def publishing(request: HttpRequest) -> Iterator[Headers]:
-    """The headers of records that come from this request; with OTel, our span's too."""
-    request_id = request.META.get("HTTP_X_REQUEST_ID", "")
-    parent = request.META.get("HTTP_TRACEPARENT", "")
-    carried: list[tuple[str, str | bytes | None]] = [(REQUEST_ID, request_id.encode())]
-    if not OTEL:
-        if _TRACE.fullmatch(parent):
-            carried.append((TRACEPARENT, parent.encode()))
-        yield carried
-        return
+def _span(parent: str, carried: Carried) -> Iterator[Headers]:
     context = _PROPAGATOR.extract({TRACEPARENT: parent})
     kind = trace.SpanKind.PRODUCER
     with _tracer().start_as_current_span("publish", context=context, kind=kind):

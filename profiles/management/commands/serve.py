@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 from typing import Any
 
 from django.conf import settings
@@ -17,7 +18,11 @@ HEAD_BYTES = 32 * 1024
 """Request line and headers; a browser's cookies and a bearer token fit in."""
 
 CONNECTIONS = 4096
-"""Most connections of a worker; further ones wait to be accepted."""
+"""Most connections of a worker, where it may have so many descriptors. Further ones wait
+to be accepted."""
+
+OTHER_DESCRIPTORS = 128
+"""For what else a worker opens: Kafka, DynamoDB, the database, files."""
 
 
 class Command(BaseCommand):
@@ -48,6 +53,16 @@ class Command(BaseCommand):
             websockets=False,
             workers=options["workers"],
             backlog=CONNECTIONS,
-            backpressure=CONNECTIONS,
+            backpressure=_connections(),
             workers_kill_timeout=15,
         ).serve()
+
+
+def _connections() -> int:
+    """How many a worker can hold. The limit of descriptors is raised for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_DESCRIPTORS
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(CONNECTIONS, max(soft // 2, soft - OTHER_DESCRIPTORS))
