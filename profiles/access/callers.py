@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
@@ -174,7 +174,8 @@ class MayRead(BasePermission):
 
 def caller(request: HttpRequest | Request) -> Caller:
     """Who sent an admitted request."""
-    return cast(Caller, request.caller)  # type: ignore[union-attr]
+    found: Caller = request.caller  # type: ignore[union-attr]
+    return found
 
 
 def may_read(request: HttpRequest) -> bool:
