@@ -54,7 +54,7 @@ def name(request: HttpRequest) -> str:
     sent = str(request.META.get("HTTP_X_REQUEST_ID", ""))
     if _ID.fullmatch(sent):
         return sent
-    made = f"{random.getrandbits(128):032x}"  # noqa: S311 a name, no secret
+    made = f"{random.getrandbits(128):032x}"
     request.META["HTTP_X_REQUEST_ID"] = made
     return made
 
