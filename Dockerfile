@@ -10,7 +10,7 @@ WORKDIR /app
 COPY requirements.txt ./
 RUN pip install --no-cache-dir --require-hashes --requirement requirements.txt
 
-# var/ takes SQLite's file; a new volume mounted there takes over its owner.
+# SQLite's file is in var/. A new volume mounted there gets the folder's owner.
 RUN useradd --no-log-init --uid 10001 --create-home app \
     && install --directory --owner=app --group=app var
 
@@ -18,7 +18,7 @@ COPY manage.py ./
 COPY patientsite patientsite
 COPY profiles profiles
 
-# By number, so that an orchestrator can see that it is not root.
+# A number lets an orchestrator check that the user is not root.
 USER 10001:10001
 EXPOSE 3000
 CMD ["python", "manage.py", "serve", "--host", "0.0.0.0"]

@@ -1,15 +1,15 @@
-# `make` lists the targets. A machine needs Python 3.11 or newer, and nothing of ours.
+# `make` lists the targets. All it needs is Python 3.11 or newer.
 
 PYTHON ?= python3
 export DJANGO_DEBUG ?= 1
-# uv trusts whom the system trusts: a company may have certificates of its own.
+# uv uses the system's certificates, which may include a company's own.
 export UV_SYSTEM_CERTS ?= 1
 MAKEFLAGS += --jobs=2
 .DEFAULT_GOAL := help
 
 # --- Environments ---------------------------------------------------------------------
-# One is there once its stamp is, and the stamp's name tells what it was made of: the
-# interpreter, the folder and the pins. Half made, moved or outdated is made anew.
+# A stamp file marks a complete environment. Its name is a checksum of the interpreter,
+# the folder and the pins: an incomplete, moved or outdated environment is made again.
 
 BASE := $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)' 2>/dev/null)
 made_of = $(shell { $(BASE) -VV; pwd; cat $(1) </dev/null; } 2>&1 | cksum | cut -d ' ' -f 1)
@@ -57,7 +57,7 @@ $(BENCH): $(DEV)
 	@touch $@
 
 # --- Running --------------------------------------------------------------------------
-# The ports of the stack hold for run-producer and run-consumer too, where they are moved.
+# run-producer and run-consumer use the same KAFKA_PORT and DYNAMODB_PORT as the stack.
 ifdef KAFKA_PORT
 export KAFKA_BOOTSTRAP_SERVERS ?= 127.0.0.1:$(KAFKA_PORT)
 endif
@@ -66,7 +66,7 @@ export DYNAMODB_ENDPOINT_URL ?= http://127.0.0.1:$(DYNAMODB_PORT)
 endif
 # A shell that points at production must not receive test data.
 AT_HOME := env $(patsubst %,-u%,$(filter-out KAFKA_PORT DYNAMODB_PORT,$(filter KAFKA_% DYNAMODB_% AWS_%,$(.VARIABLES))))
-RUN_LOCAL := $(AT_HOME) .venv/bin/python manage.py run_local
+RUN_LOCAL := $(AT_HOME) DJANGO_DEBUG=1 .venv/bin/python manage.py run_local
 HAS_DOCKER = docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
 
 .PHONY: run local-dev-stack local-dev-stack-down run-producer run-consumer clean distclean
@@ -78,7 +78,7 @@ local-dev-stack: $(RUN) $(ENGINES) ## Kafka, its UI and DynamoDB in the backgrou
 	echo "No Docker here: the embedded engines instead, and nothing on :8080."; \
 	exec $(RUN_LOCAL) --detach
 
-local-dev-stack-down: $(RUN) ## end what local-dev-stack started
+local-dev-stack-down: $(RUN) ## stop what local-dev-stack started
 	@if $(HAS_DOCKER); then docker compose down; fi; exec $(RUN_LOCAL) --stop
 
 run-producer: $(RUN) ## the web process (DJANGO_DEBUG=0: the production server)
@@ -90,7 +90,7 @@ run-consumer: $(RUN) ## the consumer
 	@exec .venv/bin/python manage.py consume_profiles
 
 clean: ## remove all state: tables, logs, the site's database
-	@test ! -s var/run_local.pid || .venv/bin/python manage.py run_local --stop
+	@test ! -s var/run_local.pid || $(RUN_LOCAL) --stop
 	@rm -rf var
 
 distclean: clean ## remove the environments too
@@ -100,8 +100,8 @@ distclean: clean ## remove the environments too
 
 .PHONY: test mutants test-real chaos outage bench check check-compose fix docs screenshots
 test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
-	@# A file is one process's: its engines are started once. Most of their time is waiting.
-	@# One that crashes fails the run at once: xdist hands on its files to none, and hangs.
+	@# loadfile: one process runs all tests of a file, so that its engines start once.
+	@# A crashed process ends the run: xdist gives its files to no other, and would hang.
 	@rm -rf var/coverage
 	@$(AT_HOME) .venv/bin/coverage run -m pytest --numprocesses 4 --dist loadfile \
 	--no-loadscope-reorder --max-worker-restart 0
@@ -109,16 +109,16 @@ test: $(DEV) $(ENGINES) ## every test that needs no JVM or Docker
 	@command -v chromium >/dev/null || echo "Not run: the tests in a browser: apt install chromium, then make test"
 	@echo "Not run: the tests against Apache Kafka and DynamoDB Local (Java 17): make test-real"
 
-mutants: $(DEV) ## the code broken on purpose, and whether a fast test fails each time
+mutants: $(DEV) ## break the code on purpose: a fast test has to fail each time
 	@exec $(AT_HOME) .venv/bin/python -m tests.mutants
 
 test-real: $(DEV) ## the tests against Apache Kafka and DynamoDB Local, on Java 17
 	@exec $(AT_HOME) .venv/bin/pytest -m "real or stack" --engines=real
 
-chaos: $(DEV) ## the fault run with its judge (CHAOS_SECONDS=300, CHAOS_SEED), on Java 17
+chaos: $(DEV) ## faults under load, with a judge (CHAOS_SECONDS=300, CHAOS_SEED), on Java 17
 	@exec $(AT_HOME) .venv/bin/python -m tests.chaos.run
 
-outage: $(DEV) ## engines away for long, and what that leaves (OUTAGE_SECONDS=900), on Java 17
+outage: $(DEV) ## a long outage of the engines, and what it leaks (OUTAGE_SECONDS=900), on Java 17
 	@exec $(AT_HOME) .venv/bin/python -m tests.chaos.outage
 
 bench: $(DEV) $(ENGINES) $(BENCH) ## the benchmark with its peers (BENCH_SECONDS, BENCH_ALL=1), on Java 17
@@ -138,14 +138,14 @@ check: $(DEV) check-compose docs ## format, lint, types, import rules, links, se
 check-compose: $(DEV)
 	.venv/bin/python -m pytest -q -rs tests/check_compose.py tests/test_dockerfile.py
 
-docs: $(DEV) ## the documentation as a site in var/docs; a broken link fails
+docs: $(DEV) ## build the documentation in var/docs; a broken link fails
 	@.venv/bin/sphinx-build --quiet --fail-on-warning --fresh-env --conf-dir docs . var/docs
 	@echo "Built: var/docs/index.html"
 
-screenshots: $(DEV) $(ENGINES) ## the README's screenshots, taken again in Chromium
+screenshots: $(DEV) $(ENGINES) ## take the README's screenshots again, in Chromium
 	@exec $(AT_HOME) .venv/bin/python -m tests.browser.screenshots
 
-fix: $(DEV) ## format, and mend what the linter can
+fix: $(DEV) ## format, and fix what the linter can
 	.venv/bin/ruff format
 	.venv/bin/ruff check --fix
 
@@ -155,15 +155,15 @@ UV = var/uv/bin/uv
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make mod-tidy'
 
 .PHONY: mod-tidy mod-dl help
-mod-tidy: ## pin what pyproject.toml needs, with hashes, in the requirements files
-	@# uv apart from .venv: requirements that contradict the old pins can't be installed.
+mod-tidy: ## pin the dependencies of pyproject.toml, with hashes
+	@# uv has an environment of its own: new pins may contradict those in .venv.
 	@$(check_python)
 	@$(BASE) -m venv var/uv && var/uv/bin/pip install --quiet --disable-pip-version-check "$$(grep -o 'uv==[0-9.]*' pyproject.toml)"
 	@$(LOCK) pyproject.toml --all-extras --group dev --output-file requirements-dev.txt
 	@$(LOCK) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
 	@$(LOCK) --group engines --output-file requirements-engines.txt
 
-mod-dl: $(DEV) $(ENGINES) ## install everything that is pinned
+mod-dl: $(DEV) $(ENGINES) ## install all pinned dependencies
 	@echo "Installed: .venv and .venv-engines"
 
 help:

@@ -22,7 +22,7 @@ class ProfilesConfig(AppConfig):
         for everything else. The cache is this process's memory, with nothing to close,
         and every request sets its own URLconf.
         """
-        log_format.log_uncaught()
+        log_format.log_unhandled()
         signals.request_started.disconnect(reset_queries)
         signals.request_started.disconnect(close_old_connections)
         signals.request_finished.disconnect(close_old_connections)

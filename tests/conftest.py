@@ -57,12 +57,20 @@ def moto():
     from django.conf import settings
     from moto import mock_aws
 
-    from profiles.dynamodb import client
+    from profiles.dynamodb import client as clients
 
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setattr(settings, "DYNAMODB_ENDPOINT_URL", "")
-        yield client.connect()
+        client = clients.connect()
+        patch.setattr(client, "batch_execute_statement", refuse)
+        yield client
+
+
+def refuse(Statements):
+    """moto knows no such PartiQL: each update is left to `update_item`, which it knows."""
+    refusal = {"Error": {"Code": "ConditionalCheckFailed"}}
+    return {"Responses": [refusal for _ in Statements]}
 
 
 @pytest.fixture
@@ -74,7 +82,7 @@ def dynamodb(moto, settings, monkeypatch):
     for table in moto.list_tables()["TableNames"]:
         moto.delete_table(TableName=table)
     moto.create_table(**items.table_definition(settings.DYNAMODB_TABLE))
-    monkeypatch.setattr(client, "connect", lambda: moto)
+    monkeypatch.setattr(client, "connect", lambda attempts=1: moto)
     reader.profiles.cache_clear()
     yield moto
     reader.profiles.cache_clear()
@@ -82,23 +90,21 @@ def dynamodb(moto, settings, monkeypatch):
 
 @pytest.fixture
 def observe(monkeypatch):
-    """Makes observers whose readings follow each other at once; they end with the test."""
+    """Makes readers that read again at once; they end with the test."""
     from profiles.runtime import background
 
     monkeypatch.setattr(background, "EVERY_S", 0.01)
-    observers = []
+    readers = []
 
     def make(read, *expected):
-        observer = background.Observer("It", lambda: nullcontext(read), expected)
-        observers.append(observer)
-        return observer
+        reader = background.BackgroundReader("It", lambda: nullcontext(read), expected)
+        readers.append(reader)
+        return reader
 
     yield make
-    for observer in observers:
-        observer._wanted_until = 0
-    wait_until(
-        lambda: all(observer._thread is None for observer in observers), 5, "it reads"
-    )
+    for reader in readers:
+        reader._wanted_until = 0
+    wait_until(lambda: all(reader._thread is None for reader in readers), 5, "it reads")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -310,12 +310,13 @@ class FakeDynamoDB:
         self.troubles: list[Exception | None] = []
         self.lost_answers: list[Exception | None] = []
 
-    def update_item(self, **call: Any) -> None:
+    def update_item(self, **call: Any) -> dict[str, Any]:
         if self.troubles and (trouble := self.troubles.pop(0)):
             raise trouble
         self._execute(call)
         if self.lost_answers and (trouble := self.lost_answers.pop(0)):
             raise trouble
+        return {"Attributes": dict(self.items[call["Key"]["PatientId"]["S"]])}
 
     def _execute(self, call: dict[str, Any]) -> None:
         assert call["ConditionExpression"] == (
@@ -351,7 +352,8 @@ class FakeDynamoDB:
         text, values = statement["Statement"], statement["Parameters"]
         trouble = self.troubles.pop(0) if self.troubles else None
         if isinstance(trouble, ClientError):
-            return _failed(trouble.response["Error"]["Code"])
+            item = trouble.response.get("Item", {})
+            return _failed(trouble.response["Error"]["Code"], Item=item)
         if trouble:
             raise trouble
         run = self._insert if text.startswith("INSERT") else self._update

@@ -8,10 +8,18 @@ import pytest
 
 from profiles.api import posting
 from profiles.consumer import loop
-from profiles.dynamodb import client, reader, writer
-from profiles.kafka import clients, dead_letters, producer, topics
-from profiles.pages import figures, patient
-from profiles.runtime import gates
+from profiles.dynamodb import attempt, client, reader
+from profiles.kafka import (
+    clients,
+    dead_letters,
+    flow,
+    groups,
+    producer,
+    reader_pool,
+    topics,
+)
+from profiles.pages import pipeline
+from profiles.runtime import background, gates
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +63,7 @@ def test_with_few_threads_each_kind_has_one(settings, threads):
 
 
 def test_timelines_take_few_threads(settings):
-    assert patient._readers._capacity <= settings.WEB_THREADS / 4
+    assert reader_pool.SIZE <= settings.WEB_THREADS / 4
 
 
 def test_an_update_is_answered_within_five_seconds():
@@ -77,12 +85,13 @@ def test_a_call_of_dynamodb_is_over_within_seconds():
 
 def test_a_consumer_ends_within_the_ten_seconds_that_sigterm_may_take():
     config: Any = client.connect().meta.config
-    assert writer.ATTEMPT_S <= loop.GIVE_UP_S
+    assert attempt.ATTEMPT_S <= loop.GIVE_UP_S
     assert loop.GIVE_UP_S + config.read_timeout + loop.LEAVE_S < 10
 
 
 def test_a_question_to_kafka_is_over_within_seconds():
     assert topics.DESCRIBE_TIMEOUT_S <= 2
-    assert topics.READ_TIMEOUT_S <= 5
-    assert max(figures.PATIENCE_S, patient.READER_PATIENCE_S) <= 3
-    assert topics.WATCH_S < topics.SILENCE_S <= 10
+    assert groups.READ_TIMEOUT_S <= 5
+    assert max(flow.LOG_TIMEOUT_S, reader_pool.PAGE_PATIENCE_S) <= 3
+    assert pipeline.FIRST_READING_S <= 3
+    assert background.EVERY_S < topics.SILENCE_S <= 10

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 import signal
+import socket
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, NoCredentialsError
-from confluent_kafka import KafkaError, KafkaException
+from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
+from confluent_kafka import KafkaError
 from django.core.management import CommandError, call_command
 from django.core.management.commands import runserver as django_runserver
 
 from profiles.consumer.loop import RecordsMissing, StartOver
 from profiles.dynamodb import client, writer
 from profiles.dynamodb.client import StoreRefused, StoreUnavailable
-from profiles.kafka import clients, topics
-from profiles.kafka.topics import KafkaUnavailable, TopicMissing, WrongTopic
+from profiles.kafka import clients, groups, topics
+from profiles.kafka.topics import KafkaUnavailable, WrongTopic
 from profiles.management.commands import consume_profiles, runserver, serve
 from profiles.operate import provision
 from tests.fakes import TOPIC, Clock, FakeAdmin
@@ -33,6 +34,12 @@ def no_kafka(settings, monkeypatch):
 
 
 @pytest.fixture
+def unknown_property(settings):
+    """KAFKA_CONFIG names a property that librdkafka does not know."""
+    settings.KAFKA_CONFIG = {"no.such": "1"}
+
+
+@pytest.fixture
 def kafka(monkeypatch):
     """A cluster without topics."""
     admin = FakeAdmin()
@@ -45,6 +52,93 @@ def run(*command: str) -> str:
     output = io.StringIO()
     call_command(*command, stdout=output, stderr=output)
     return output.getvalue()
+
+
+# Every command that needs an engine
+
+
+COMMANDS = {
+    "audit_profiles": 2,
+    "consume_profiles": 1,
+    "dead_letters list": 1,
+    "provision": 1,
+    "rebuild_profiles --table patient-profile": 1,
+}
+"""The commands, and the exit code of each when it can't go on."""
+
+of_every_command = pytest.mark.parametrize(("command", "code"), COMMANDS.items())
+of_table_commands = pytest.mark.parametrize(
+    ("command", "code"),
+    [(name, code) for name, code in COMMANDS.items() if "letters" not in name],
+)
+
+
+def failure(command: str, code: int) -> str:
+    """The sentence with which it ends; it is printed without a traceback."""
+    with pytest.raises(CommandError) as ended:
+        run(*command.split())
+    assert ended.value.returncode == code
+    assert ended.value.__suppress_context__
+    return str(ended.value)
+
+
+@of_every_command
+def test_without_kafka_the_sentence_says_where_and_how_to_start_it(
+    no_kafka, dynamodb, settings, command, code
+):
+    settings.DYNAMODB_ENDPOINT_URL = ""
+    said = failure(command, code)
+    assert said.startswith("Kafka does not answer (")
+    assert f"KAFKA_BOOTSTRAP_SERVERS is {NOBODY}; start it with `make loc" in said
+
+
+@of_every_command
+def test_a_property_that_kafka_s_client_does_not_know_is_named(
+    unknown_property, dynamodb, command, code
+):
+    said = failure(command, code)
+    assert "no.such" in said
+    assert said.endswith("check KAFKA_CONFIG.")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(name, code) for name, code in COMMANDS.items() if name != "provision"],
+)
+def test_a_missing_topic_is_named_with_the_command_that_creates_it(
+    no_topic, dynamodb, command, code
+):
+    said = failure(command, code)
+    assert said.endswith("create it with `python manage.py provision`.")
+
+
+@pytest.fixture
+def no_topic(kafka):
+    """A cluster that does not know the topic."""
+    kafka.failure = KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+@of_table_commands
+def test_credentials_that_can_t_be_read_are_reported(
+    kafka, dynamodb, monkeypatch, command, code
+):
+    def connect(attempts=1):
+        raise CredentialRetrievalError(provider="custom-process", error_msg="no key")
+
+    run("provision")
+    monkeypatch.setattr(client, "connect", connect)
+    assert failure(command, code).endswith("no key: check AWS's settings.")
+
+
+@of_table_commands
+def test_missing_credentials_are_reported(kafka, dynamodb, monkeypatch, command, code):
+    def refuse(*args, **options):
+        raise NoCredentialsError
+
+    run("provision")
+    for call in ("create_table", "describe_table"):
+        monkeypatch.setattr(dynamodb, call, refuse)
+    assert failure(command, code) == "no AWS credentials: configure them."
 
 
 # provision
@@ -64,50 +158,41 @@ def test_provision_makes_topics_and_table_and_may_be_run_again(kafka, dynamodb):
     ]
 
 
-def test_provision_without_kafka_says_how_to_start_it(no_kafka):
-    with pytest.raises(CommandError, match=rf"{NOBODY}.*make local-dev-stack"):
-        run("provision")
-
-
-def test_provision_without_dynamodb_says_how_to_start_it(kafka, settings):
-    settings.DYNAMODB_ENDPOINT_URL = f"http://{NOBODY}"
-    with pytest.raises(CommandError, match=rf"{NOBODY}.*make local-dev-stack"):
-        run("provision")
-
-
-REFUSED = ClientError({"Error": {"Code": "AccessDeniedException"}}, "CreateTable")
-
-
-@pytest.mark.parametrize(
-    ("step", "error", "told"),
-    [
-        (
-            "provision_topic",
-            KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)),
-            r"Kafka refuses .*TOPIC_AUTHORIZATION_FAILED\): check .* rights",
-        ),
-        (
-            "provision_table",
-            REFUSED,
-            r"DynamoDB refuses on AWS \(AccessDeniedException\): check .* rights",
-        ),
-        (
-            "provision_table",
-            NoCredentialsError(),
-            r"on AWS \(NoCredentialsError\): check .* credentials",
-        ),
-    ],
-)
-def test_provision_says_what_to_do_about_a_refusal(
-    kafka, dynamodb, settings, monkeypatch, step, error, told
+def test_provision_fails_if_a_topic_differs_and_reports_all_differences(
+    kafka, dynamodb
 ):
-    def refuse(client, plan):
-        raise error
+    run("provision")
+    kafka.topics["patient-profile"].config["cleanup.policy"] = "compact"
+    kafka.topics["patient-profile.dlq"].config["max.message.bytes"] = "1048588"
+    output = io.StringIO()
+    with pytest.raises(CommandError, match=r"Differences from the settings: 2\.$"):
+        call_command("provision", stdout=output)
+    assert output.getvalue().splitlines() == [
+        "topic patient-profile: exists",
+        "topic patient-profile: DIFFERENT: cleanup.policy is compact, configured is delete",
+        "topic patient-profile.dlq: exists",
+        "topic patient-profile.dlq: DIFFERENT: max.message.bytes is 1048588, "
+        "configured is 4194304",
+        "table patient-profile: exists",
+    ]
 
-    settings.DYNAMODB_ENDPOINT_URL = ""
-    monkeypatch.setattr(provision, step, refuse)
-    with pytest.raises(CommandError, match=told):
+
+def test_provision_fails_if_the_table_differs_and_does_not_prove_it(
+    kafka, dynamodb, settings, monkeypatch
+):
+    proven: list[object] = []
+    monkeypatch.setattr(writer.TableWriter, "prove", lambda table: proven.append(table))
+    settings.DYNAMODB_ENDPOINT_URL = "http://127.0.0.1:4566"
+    settings.DYNAMODB_TABLE = "other"
+    dynamodb.create_table(
+        TableName="other",
+        KeySchema=[{"AttributeName": "Id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "Id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    with pytest.raises(CommandError, match=r"Differences from the settings: 1\.$"):
         run("provision")
+    assert proven == []
 
 
 @pytest.mark.parametrize(
@@ -132,7 +217,7 @@ def test_provision_refuses_an_engine_that_is_not_proven(
 
     settings.DYNAMODB_ENDPOINT_URL = "http://127.0.0.1:4566"
     monkeypatch.setattr(writer.TableWriter, "prove", prove)
-    with pytest.raises(CommandError, match=r"otherwise\.$"):
+    with pytest.raises(CommandError, match=r"otherwise"):
         run("provision")
 
 
@@ -140,7 +225,7 @@ def test_provision_refuses_an_engine_that_is_not_proven(
 
 
 class FakeConsumer:
-    """Stands in for ProfileConsumer; its runs end as they are told to."""
+    """Stands in for ProfileConsumer; a test sets how its runs end."""
 
     ends: list[Exception | None] = []
     made: list[FakeConsumer] = []
@@ -164,6 +249,15 @@ class FakeConsumer:
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def _signal_handlers():
+    """The consumer's handlers end with the test."""
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def consumers(kafka, dynamodb, monkeypatch):
     """The consumers that the command makes, where topic and table are provisioned."""
@@ -172,10 +266,7 @@ def consumers(kafka, dynamodb, monkeypatch):
     monkeypatch.setattr(FakeConsumer, "made", [])
     monkeypatch.setattr(FakeConsumer, "ends", [])
     monkeypatch.setattr(clients, "consumer", lambda: None)
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    yield FakeConsumer
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return FakeConsumer
 
 
 def test_sigterm_and_ctrl_c_stop_the_consumer(consumers):
@@ -197,7 +288,7 @@ def test_a_signal_between_two_consumers_is_not_lost(consumers, monkeypatch):
     assert consumers.made[1].stopped == 3
 
 
-def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch):
+def test_a_signal_ends_the_wait_for_the_table(consumers, monkeypatch):
     def away(table):
         signal.raise_signal(signal.SIGTERM)
         raise StoreUnavailable("DynamoDB does not answer")
@@ -207,20 +298,20 @@ def test_a_signal_is_heard_while_the_table_is_waited_for(consumers, monkeypatch)
     assert consumers.made == []
 
 
-def test_a_recreated_topic_is_begun_anew_with_another_consumer(consumers, caplog):
+def test_a_recreated_topic_gets_another_consumer(consumers, caplog):
     consumers.ends += [StartOver("topic was recreated"), None]
     run("consume_profiles")
     assert "topic was recreated: starting over" in caplog.text
     assert len(consumers.made) == 2
 
 
-def test_whoever_begins_anew_keeps_its_clients(consumers, kafka, monkeypatch):
+def test_the_next_consumer_gets_the_same_clients(consumers, kafka, monkeypatch):
     """Those of another topic or table are the same, and old ones would stay behind."""
     made = []
     dynamodb = client.connect()
     for module, name, one in ((clients, "admin", kafka), (client, "connect", dynamodb)):
 
-        def make(name=name, one=one):
+        def make(*attempts, name=name, one=one):
             made.append(name)
             return one
 
@@ -234,7 +325,7 @@ def test_whoever_begins_anew_keeps_its_clients(consumers, kafka, monkeypatch):
 @pytest.mark.parametrize(
     "end", [RecordsMissing, StoreRefused, WrongTopic, KafkaUnavailable]
 )
-def test_what_an_operator_has_to_see_ends_the_command_with_its_sentence(consumers, end):
+def test_an_error_for_the_operator_ends_the_command_with_its_sentence(consumers, end):
     consumers.ends.append(end("This is what to do"))
     with pytest.raises(CommandError, match="This is what to do"):
         run("consume_profiles")
@@ -261,7 +352,7 @@ def test_until_caught_up_is_over_when_every_partition_is_read(
         asked.append({*partitions} == {*range(12)} - {*ours})
         return others_read
 
-    monkeypatch.setattr(topics, "all_read", all_read)
+    monkeypatch.setattr(groups, "all_read", all_read)
     monkeypatch.setattr(clients, "group_reader", lambda: None)
     monkeypatch.setattr(consumers, "owned", frozenset(ours))
     monkeypatch.setattr(consumers, "caught_up", caught_up)
@@ -271,7 +362,7 @@ def test_until_caught_up_is_over_when_every_partition_is_read(
     assert all(asked)
 
 
-def test_a_grown_topic_is_consumed_by_the_count_that_it_had_where_it_is_asked_for(
+def test_a_grown_topic_is_consumed_by_its_former_count_with_the_option_grown(
     consumers, settings, monkeypatch
 ):
     def all_read(group, topic, partitions):
@@ -279,7 +370,7 @@ def test_a_grown_topic_is_consumed_by_the_count_that_it_had_where_it_is_asked_fo
         return True
 
     asked: list[object] = []
-    monkeypatch.setattr(topics, "all_read", all_read)
+    monkeypatch.setattr(groups, "all_read", all_read)
     monkeypatch.setattr(clients, "group_reader", lambda: None)
     monkeypatch.setattr(consumers, "caught_up", True)
     settings.KAFKA_PARTITIONS = 6
@@ -293,21 +384,7 @@ def test_a_grown_topic_is_consumed_by_the_count_that_it_had_where_it_is_asked_fo
     assert asked == [{*range(12)}]
 
 
-def test_consuming_without_kafka_says_how_to_start_it(no_kafka):
-    with pytest.raises(CommandError, match=rf"{NOBODY} with `make local-dev-stack`"):
-        run("consume_profiles")
-
-
-def test_consuming_without_the_topic_says_how_to_make_it(monkeypatch):
-    def configured(admin, grown):
-        raise TopicMissing("create it with `python manage.py provision`")
-
-    monkeypatch.setattr(topics, "configured", configured)
-    with pytest.raises(CommandError, match=r"manage.py provision`\.$"):
-        run("consume_profiles")
-
-
-def test_consuming_waits_for_a_table_that_is_away(consumers, monkeypatch):
+def test_consuming_waits_while_dynamodb_does_not_answer(consumers, monkeypatch):
     answers = [StoreUnavailable("DynamoDB does not answer"), "store"]
 
     def identity(table):
@@ -318,7 +395,7 @@ def test_consuming_waits_for_a_table_that_is_away(consumers, monkeypatch):
 
     monkeypatch.setattr(writer.TableWriter, "identity", identity)
     monkeypatch.setattr(consume_profiles, "time", Clock())
-    assert "make local-dev-stack" in run("consume_profiles")
+    assert "waiting: DynamoDB does not answer" in run("consume_profiles")
     assert len(consumers.made) == 1
 
 
@@ -343,18 +420,27 @@ def test_runserver_is_on_port_3000():
 def test_runserver_serves_without_kafka_and_says_so(no_kafka, served):
     output = io.StringIO()
     runserver.Command(stdout=output, stderr=output).inner_run()
-    assert "posts are answered 503" in output.getvalue()
+    assert "POST returns 503 for now: Kafka does not answer" in output.getvalue()
     assert served == [1]
 
 
-def test_runserver_with_kafka_has_nothing_to_say(monkeypatch, served):
+def test_runserver_reports_a_property_that_kafka_s_client_does_not_know(
+    unknown_property, served
+):
+    output = io.StringIO()
+    runserver.Command(stdout=output, stderr=output).inner_run()
+    assert "no.such" in output.getvalue()
+    assert served == [1]
+
+
+def test_runserver_with_kafka_prints_nothing(monkeypatch, served):
     monkeypatch.setattr(topics, "configured", lambda admin: TOPIC)
     output = io.StringIO()
     runserver.Command(stdout=output, stderr=output).inner_run()
     assert (output.getvalue(), served) == ("", [1])
 
 
-def test_serve_is_on_loopback_and_port_3000_unless_told(monkeypatch):
+def test_serve_is_on_loopback_and_port_3000_by_default(monkeypatch):
     asked: list[dict[str, Any]] = []
 
     class FakeGranian:
@@ -370,3 +456,11 @@ def test_serve_is_on_loopback_and_port_3000_unless_told(monkeypatch):
     assert 0 < asked[0]["backpressure"] <= serve.CONNECTIONS
     assert asked[0]["websockets"] is False
     assert asked[1] == {"served": True}
+
+
+def test_serve_says_that_its_port_is_taken():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(CommandError, match="Address already in use"),
+    ):
+        run("serve", "--port", str(taken.getsockname()[1]))

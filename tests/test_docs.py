@@ -205,7 +205,7 @@ def test_every_package_is_in_the_architecture(package):
 def test_named_files_exist(document):
     """By path from the root, or by a name that some file has."""
     names = {name for line in code(document) for name in re.findall(NAMED, line)}
-    places = (ROOT, ROOT / "profiles", ROOT / "tests", ROOT / "patientsite/local")
+    places = (ROOT, ROOT / "profiles", ROOT / "tests", ROOT / "devstack")
     missing = {n for n in names if not any((at / n).exists() for at in places)}
     assert missing == set()
 

@@ -51,13 +51,13 @@ def test_a_fresh_checkout_makes_both_environments(checkout):
     assert "Making .venv-engines ..." in said
 
 
-def test_an_environment_that_is_made_is_not_made_again(checkout):
+def test_a_complete_environment_is_not_made_again(checkout):
     pretend_to_make_environments(checkout)
     assert "Making" not in make(checkout, "-n", "run")
     assert "Adding" not in make(checkout, "-n", "test")
 
 
-def test_a_half_made_environment_is_made_anew(checkout):
+def test_an_incomplete_environment_is_made_again(checkout):
     (checkout / ".venv" / "bin").mkdir(parents=True)
     assert "rm -rf .venv &&" in make(checkout, "-n", "run")
 
@@ -70,13 +70,13 @@ def test_a_half_made_environment_is_made_anew(checkout):
         ("requirements-engines.txt", "Making .venv-engines ..."),
     ],
 )
-def test_a_changed_pin_makes_the_environment_anew(checkout, file, remade):
+def test_a_changed_pin_makes_the_environment_again(checkout, file, remade):
     pretend_to_make_environments(checkout)
     (checkout / file).write_text("another==1.0\n")
     assert remade in make(checkout, "-n", "test")
 
 
-def test_a_moved_checkout_makes_its_environments_anew(checkout):
+def test_a_moved_checkout_makes_its_environments_again(checkout):
     pretend_to_make_environments(checkout)
     moved = checkout.rename(checkout.with_name("moved"))
     said = make(moved, "-n", "run")
@@ -84,7 +84,7 @@ def test_a_moved_checkout_makes_its_environments_anew(checkout):
     assert "Making .venv-engines ..." in said
 
 
-def test_another_python_makes_the_environments_anew(checkout):
+def test_another_python_makes_the_environments_again(checkout):
     pretend_to_make_environments(checkout)
     another = checkout / "python"
     another.write_text("#!/bin/sh\necho /opt/another/python\n")
@@ -93,7 +93,7 @@ def test_another_python_makes_the_environments_anew(checkout):
 
 
 @pytest.mark.parametrize("python", ["/bin/false", "no-such-python"])
-def test_a_python_that_does_not_do_is_named_with_the_way_out(checkout, python):
+def test_an_unusable_python_is_named_with_what_to_do(checkout, python):
     said = make(checkout, "run", f"PYTHON={python}")
     assert f"'{python}' is not Python 3.11 or newer" in said
     assert "make run PYTHON=" in said
@@ -118,10 +118,16 @@ def test_no_inherited_kafka_or_dynamodb_reaches_a_run_or_a_test(checkout, target
     assert "-uDYNAMODB_PORT" not in said
 
 
+@pytest.mark.parametrize("target", ["run", "local-dev-stack", "local-dev-stack-down"])
+def test_the_development_stack_is_development_whatever_the_shell_says(checkout, target):
+    said = make(checkout, "-n", target, DJANGO_DEBUG="0")
+    assert "DJANGO_DEBUG=1 .venv/bin/python manage.py run_local" in said
+
+
 @pytest.mark.parametrize(
     ("debug", "server"), [("1", "runserver"), ("0", "serve"), ("false", "serve")]
 )
-def test_the_producer_serves_as_production_does_where_it_is_not_development(
+def test_run_producer_uses_the_production_server_outside_development(
     checkout, debug, server
 ):
     pretend_python(checkout, "ran $*")
@@ -152,7 +158,7 @@ def pretend_python(folder: Path, says: str) -> None:
     ],
     ids=str,
 )
-def test_the_processes_look_for_the_stack_where_its_ports_were_moved(
+def test_run_producer_and_run_consumer_use_the_moved_ports(
     checkout, target, environ, addresses
 ):
     pretend_python(

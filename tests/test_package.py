@@ -39,7 +39,7 @@ def test_the_wheel_has_the_version(wheel):
     assert wheel.name.startswith(f"patient_profile-{patientsite.__version__}-py3")
 
 
-def test_the_wheel_holds_all_that_the_two_packages_hold_and_nothing_else(installed):
+def test_the_wheel_holds_the_two_packages_and_nothing_else(installed):
     def files(folder: Path) -> set[str]:
         return {
             str(path.relative_to(folder))
@@ -63,14 +63,15 @@ def test_the_command_is_manage_py_s(installed):
     assert dict(points["console_scripts"]) == command
 
 
-def run(installed: Path, home: Path, *arguments: str) -> str:
+def run(code: Path, home: Path, *arguments: str, **environ: str) -> str:
     return subprocess.run(
         [sys.executable, "-m", "patientsite", *arguments],
         cwd=home,
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(home),
-            "PYTHONPATH": str(installed),
+            "PYTHONPATH": str(code),
+            **environ,
         },
         check=True,
         stdout=subprocess.PIPE,
@@ -98,3 +99,28 @@ def test_a_page_is_rendered_from_the_installed_templates(installed, tmp_path):
     )
     said = run(installed, tmp_path, "shell", "--no-imports", "--command", program)
     assert said.strip().startswith(str(installed))
+
+
+PRODUCTION = {
+    "DJANGO_DEBUG": "0",
+    "DJANGO_SECRET_KEY": "".join(map(chr, range(40, 100))),
+    "DJANGO_ALLOWED_HOSTS": "profiles.example.org",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+}
+
+
+def has_devstack(code: Path, home: Path, **environ: str) -> bool:
+    """Whether the development stack is among the installed apps."""
+    program = "from django.apps import apps; print(apps.is_installed('devstack'))"
+    arguments = ["shell", "--no-imports", "--command", program]
+    said = run(code, home, *arguments, VAR_DIR=str(home), **environ)
+    return said.strip() == "True"
+
+
+def test_the_development_stack_is_in_a_checkout_only(installed, tmp_path):
+    assert has_devstack(ROOT, tmp_path)
+    assert not has_devstack(installed, tmp_path)
+
+
+def test_production_has_no_development_stack(tmp_path):
+    assert not has_devstack(ROOT, tmp_path, **PRODUCTION)

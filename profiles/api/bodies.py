@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def read(request: HttpRequest) -> Body:
     """
     if request.content_type not in (JSON, NDJSON) and _has_body(request):
         raise UnsupportedMediaType(request.content_type or "none")
-    raw = _bytes(request)
+    raw = _bytes(request).removeprefix(BOM_UTF8)
     if request.content_type == NDJSON:
         return Body(raw, "lines")
     if _ARRAY.match(raw):

@@ -170,13 +170,17 @@ class WordsSchema(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-c
 
 
 class DateSchema(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]
-    """A date."""
+    """A date: a year, a month or a day."""
 
     target_class = "profiles.core.serializers.DateField"
 
     def map_serializer_field(self, auto_schema: AutoSchema, direction: str) -> Schema:
-        """RFC 3339, full-date."""
-        return {"type": "string", "format": "date"}
+        """FHIR's `date`; `format: date` would be a day only."""
+        return {
+            "type": "string",
+            "pattern": "^[0-9]{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?$",
+            "description": "YYYY-MM-DD, YYYY-MM or YYYY; not in the future.",
+        }
 
 
 class PatientIdSchema(OpenApiSerializerFieldExtension):  # type: ignore[no-untyped-call]

@@ -80,12 +80,11 @@ def read(body: bodies.Body) -> list[ProducerRecord]:
 
 def read_at_once(body: bodies.Body) -> list[ProducerRecord] | None:
     """As `read`, if compiled code alone can tell that all updates are valid; else None."""
-    if body.form == "array":
-        return serializers.parse_array(body.text, bodies.MANY) or None
     if body.form == "object":
         update = serializers.parse_at_once(body.text)
         return None if update is None else [update]
-    return None
+    parse = serializers.parse_lines if body.form == "lines" else serializers.parse_array
+    return parse(body.text, bodies.MANY) or None
 
 
 def _read_closely(body: bodies.Body) -> list[ProducerRecord]:

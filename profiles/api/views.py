@@ -179,7 +179,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 def _store() -> str:
     """The state of the table as last read in the background; waits MOMENT_S at most."""
-    return health.table().look(time.monotonic() + MOMENT_S).problem or "answers"
+    return health.table().latest(time.monotonic() + MOMENT_S).problem or "answers"
 
 
 def _is_known(request: Request, etag: str) -> bool:

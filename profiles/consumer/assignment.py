@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from profiles.core.updates import Incarnation
-from profiles.kafka.topics import Topic, watermarks
+from profiles.kafka.reader import watermarks
+from profiles.kafka.topics import Topic
 
 LAG_TIMEOUT_S = 2.0
 

@@ -55,7 +55,7 @@ def read_batch(records: Iterable[Record], partitions: int) -> Batch:
         batch.headers.append(record.headers)
         batch.ends[record.source.partition] = record.offset + 1
         try:
-            decoded.append(record.merged(serializers.decode(record, partitions)))
+            decoded.append(serializers.decode(record, partitions))
         except InvalidRecord as reason:
             batch.letters.append(DeadLetter(record, reason))
     batch.updates = merge(decoded)

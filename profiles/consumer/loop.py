@@ -29,14 +29,9 @@ from profiles.consumer.assignment import Assignment, PositionLost, known
 from profiles.consumer.batches import Batch, read_batch
 from profiles.core.records import DeadLetter, Record
 from profiles.core.updates import Incarnation, MergedUpdate, Source
+from profiles.kafka.groups import RESTART_S, Group, committed_now
 from profiles.kafka.reader import record_of
-from profiles.kafka.topics import (
-    PATIENCE_S,
-    Group,
-    KafkaUnavailable,
-    Topic,
-    committed_now,
-)
+from profiles.kafka.topics import KafkaUnavailable, Topic
 from profiles.runtime import metrics, tracing
 
 log = logging.getLogger(__name__)
@@ -468,7 +463,7 @@ class ProfileConsumer:
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """Ask Kafka, and sit out a short absence of it or of the topic."""
-        patient_until = time.monotonic() + PATIENCE_S
+        patient_until = time.monotonic() + RESTART_S
         while True:
             try:
                 return ask()

@@ -1,106 +1,130 @@
-"""What is plain to see: updates that compiled code can vouch for.
+"""Fast validation: accepts ordinary updates in compiled code.
 
-In: JSON text of one update or of an array. Out: records for the topic; or None where it
-takes a closer look, be it to accept or to refuse. Knows the fields by what it is told
-of them, and PatientId.
+In: the JSON text of one update, of an array, or of one update a line. Out: profiles
+that the exact validation would accept too, and their records; or None if only the exact
+validation can decide. It never refuses. Knows only one field by name: PatientId.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from profiles.core import records
 from profiles.core.records import ProducerRecord
 
-_PERHAPS_CONTROLS = b"\\\x7f\xc2"
-"""C0 is written with a backslash, DEL as it is; C1 begins with C2, as a few others do."""
+Form = Literal["object", "array", "lines"]
+
+_ESCAPED = b"\\\x7f\xc2"
+"""In JSON without these bytes, no value holds a control character or a quote: C0 and
+quotes are escaped with a backslash, DEL is 7F, and C1 begins with C2."""
+
+_QUOTE = b"\\u0022"
+
+
+class Field(NamedTuple):
+    """What a field accepts: msgspec checks the type, and Python the rest."""
+
+    type: Any
+    is_clean: Callable[[str], object]
+    """False for a forbidden control character."""
+
+    text_of: Callable[[Any], str | None] | None = None
+    """The text that is stored; None where only the exact validation can decide."""
 
 
 class Reader:
-    """Reads updates of a profile's fields.
-
-    `types` has msgspec's type of what each field surely takes, and keeps as it is, but
-    for three things: an integer or a boolean becomes text, a string holds no control
-    that `is_clean` of its field does not pass, and no PatientId is a dot or two.
+    """Reads profiles of these fields. The profiles are structs; their values are text,
+    None, or UNSET if a field was not supplied.
     """
 
-    def __init__(
-        self,
-        types: Mapping[str, Any],
-        is_clean: Mapping[str, Callable[[str], object]],
-    ) -> None:
-        others = [name for name in types if name != "PatientId"]
-        profile = msgspec.defstruct(
+    def __init__(self, fields: Mapping[str, Field]) -> None:
+        others = [name for name in fields if name != "PatientId"]
+        profile: Any = msgspec.defstruct(
             "Profile",
             [
-                ("PatientId", types["PatientId"]),
-                *((name, types[name] | None | UnsetType, UNSET) for name in others),
+                ("PatientId", fields["PatientId"].type),
+                *(
+                    (name, fields[name].type | None | UnsetType, UNSET)
+                    for name in others
+                ),
             ],
             forbid_unknown_fields=True,
             gc=False,
         )
-        self._read: Callable[[bytes], Any] = msgspec.json.Decoder(profile).decode
-        self._read_array = msgspec.json.Decoder(list[profile]).decode  # type: ignore[valid-type]
-        self._write = msgspec.json.Encoder().encode_lines
-        self._is_clean = is_clean
+        one = msgspec.json.Decoder(profile)
+        self._decoders: dict[Form, Callable[[bytes], list[Any]]] = {
+            "object": lambda text: [one.decode(text)],
+            "array": msgspec.json.Decoder(list[profile]).decode,
+            "lines": one.decode_lines,
+        }
+        self._encode = msgspec.json.Encoder().encode_lines
+        self._is_clean = [(name, field.is_clean) for name, field in fields.items()]
+        self._text_of = [(n, f.text_of) for n, f in fields.items() if f.text_of]
 
-    def read(self, text: bytes) -> ProducerRecord | None:
-        """What an update is on the topic; None where that takes a closer look."""
-        try:
-            profile = self._read(text)
-        except (ValueError, RecursionError):
+    def read(
+        self, text: bytes, form: Form = "object", most: int = 1
+    ) -> list[Any] | None:
+        """The profiles of a text; None, too, if it may hold more than `most`."""
+        profiles = self._decode(text, form, most)
+        if profiles is None:
             return None
-        found = self._records(text, [profile])
-        return found[0] if found else None
+        lines = self._encode(profiles)
+        if text.count(b'"') != lines.count(b'"'):
+            return None  # a duplicate name: only its last value was decoded
+        if not self._become_text(profiles):
+            return None
+        if lines.translate(None, _ESCAPED) == lines:
+            return profiles
+        return profiles if self._are_sound(text, profiles) else None
 
-    def read_array(self, array: bytes, most: int) -> list[ProducerRecord] | None:
-        """As `read`, of all elements; None, too, for over `most`, or commas for many."""
-        if array.count(b",") > records.MANY_COMMAS:
-            return None
-        try:
-            profiles: list[Any] = self._read_array(array)
-        except (ValueError, RecursionError):
-            return None
-        return self._records(array, profiles) if len(profiles) <= most else None
-
-    def _records(self, text: bytes, profiles: list[Any]) -> list[ProducerRecord] | None:
-        lines = self._write(profiles)
-        if not _is_kept(text, lines) or not self._are_clean(profiles, lines):
-            return None
+    def records(self, profiles: list[Any]) -> list[ProducerRecord]:
+        """Profiles that were read, as records for the topic."""
         ids = [profile.PatientId for profile in profiles]
-        if int in map(type, ids) or b":true" in lines or b":false" in lines:
-            ids = [_as_text(profile).PatientId for profile in profiles]
-            lines = self._write(profiles)
-        if not records.DOTS.isdisjoint(ids):
+        return list(map(ProducerRecord, ids, self._encode(profiles).split(b"\n")))
+
+    def _decode(self, text: bytes, form: Form, most: int) -> list[Any] | None:
+        if form != "object" and text.count(b"{") > most:
             return None
-        return list(map(ProducerRecord, ids, lines.split(b"\n")))
+        try:
+            profiles = self._decoders[form](text)
+        except (ValueError, RecursionError):
+            return None
+        if form == "lines" and not _is_one_a_line(text, profiles):
+            return None
+        return profiles
 
-    def _are_clean(self, profiles: list[Any], lines: bytes) -> bool:
-        if lines.translate(None, _PERHAPS_CONTROLS) == lines:
-            return True
-        return all(
-            is_clean(value)
-            for profile in profiles
-            for name, is_clean in self._is_clean.items()
-            if isinstance(value := getattr(profile, name), str)
-        )
+    def _become_text(self, profiles: list[Any]) -> bool:
+        """Replace each value by the text that is stored; False if one is not valid."""
+        for name, text_of in self._text_of:
+            for profile in profiles:
+                value = getattr(profile, name)
+                if value is None or value is UNSET:
+                    continue
+                if (text := text_of(value)) is None:
+                    return False
+                if text is not value:
+                    setattr(profile, name, text)
+        return True
+
+    def _are_sound(self, text: bytes, profiles: list[Any]) -> bool:
+        """Whether no value holds a control character, and the quotes proved something."""
+        if _QUOTE in text:
+            return False  # it became another one: equal numbers prove nothing
+        for name, is_clean in self._is_clean:
+            for profile in profiles:
+                value = getattr(profile, name)
+                if value and not (value.isprintable() or is_clean(value)):
+                    return False
+        return True
 
 
-def _is_kept(text: bytes, lines: bytes) -> bool:
-    """Whether all that was read is written: of a name that came twice, one is lost.
-
-    Where a quote is written in another way than it was read, their number says nothing.
+def _is_one_a_line(text: bytes, profiles: list[Any]) -> bool:
+    """Whether each line holds one update: `decode_lines` accepts any white space
+    between two. If every line begins with a brace, none continues an update.
     """
-    return text.count(b'"') == lines.count(b'"') and b"\\u0022" not in text
-
-
-def _as_text(profile: Any) -> Any:
-    """Its integers and booleans as the words that are stored."""
-    for name in profile.__struct_fields__:
-        if isinstance(value := getattr(profile, name), int):
-            setattr(profile, name, str(value))
-    return profile
+    text = text.strip(b" \t\r\n")
+    breaks = text.count(b"\n")
+    return breaks == text.count(b"\n{") == len(profiles) - 1

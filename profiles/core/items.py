@@ -1,11 +1,12 @@
 """The item: a patient's row in the DynamoDB table.
 
-In: merged updates. Out: the conditional writes that apply one, and the profile that
-an item shows. Holds the names of mark and fence, and the table's definition. Plain
-Python: it calls nobody.
+In: merged updates, and items as DynamoDB returns them. Out: the conditional writes that
+apply an update, and an item's profile, version and fences. Defines the table. Makes no
+calls.
 
 A write is conditional on the item's fence, and on its mark: the incarnation of topic
-and table that the item was last written for (docs/decisions/0004).
+and table that the item was last written for (docs/decisions/0004). Another program may
+have damaged an item: nothing here that reads one raises.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -34,20 +35,27 @@ MAX_KEY_BYTES = 2048
 
 UPDATED_AT = "UpdatedAt"
 INTERNAL = "_"
-"""What the name of an attribute begins with that is no field."""
+"""Attributes whose name begins with this are not fields."""
+
+UNREADABLE = "unreadable"
+"""Shown instead of a field that another program has replaced by something else than text."""
 
 MARK = "_incarnation"
 FENCE_PREFIX = "_fence:"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)
+"""In UTC: `iso_timestamp` appends the offset."""
+
+_MARKED, _UNMARKED = f'"{MARK}"=?', f'"{MARK}" IS MISSING'
+_DIGITS = re.compile(r"\d+", re.ASCII)
 
 Item = Mapping[str, "AttributeValueTypeDef"]
 
 
+@lru_cache(1024)
 def fence_name(source: Source) -> str:
-    """The attribute that holds the last applied offset of one source.
+    """The attribute with the last applied offset of one source.
 
-    A top-level attribute: a nested SET fails where the map is missing, and one
-    attribute keeps the condition to one comparison.
+    It is a top-level attribute: a nested SET fails if the map is missing.
     """
     return f"{FENCE_PREFIX}{source.topic_id}:{source.partition}"
 
@@ -57,9 +65,9 @@ def upsert(
 ) -> UpdateItemInputTypeDef:
     """The one write that merges an update and moves the fence, or does nothing.
 
-    It is refused (ConditionalCheckFailedException, with the item as it is) where the
-    item already includes this offset (a redelivery, a replay, or the late write of a
-    former owner), and where it is not marked as ours.
+    DynamoDB refuses it (ConditionalCheckFailedException, with the item) if the item
+    already includes this offset (after a redelivery, a replay, or the late write of a
+    former owner), or if its mark is not ours.
     """
     written = _written(update)
     removed = _removed(update)
@@ -91,93 +99,88 @@ def upsert(
 def update_statement(
     table: str, update: MergedUpdate, ours: Incarnation
 ) -> BatchStatementRequestTypeDef:
-    """`upsert` as PartiQL, for an item that is ours; one of up to 25 in a call.
+    """`upsert` as PartiQL, for an item with our mark; one of up to 25 in a call.
 
-    ConditionalCheckFailed comes with the item as it is: there is none, or it includes
-    the update, or it is not marked as ours.
+    It is refused (ConditionalCheckFailed, with the item) as `upsert` is, or because
+    there is no item.
     """
-    written = {**_written(update), fence_name(update.source): _fence(update)}
-    condition = f'"{MARK}"=? AND {_below_fence(update)}'
-    return _update(table, update, written, condition, _mark(ours), _fence(update))
+    written = _fenced(update)
+    conditions = [_MARKED, _below_fence(update.source)]
+    return _update(table, update, written, conditions, _mark(ours), _fence(update))
 
 
 def adopt_statement(
     table: str, update: MergedUpdate, ours: Incarnation, held: Incarnation | None
 ) -> BatchStatementRequestTypeDef:
-    """`upsert` as PartiQL, for an item that a former incarnation has marked, or none.
+    """`upsert` as PartiQL, for an item with the mark of a former incarnation, or without.
 
-    The fence of another table says nothing of this one, where a late write of that
-    table may have made the item: it is set to this offset, and all that comes after
-    that in the log is still to be applied.
+    If the mark names another table, the fence is not compared but set to this offset: a
+    late write of that table may have made the item, and its fence is not valid here.
+    Everything after this offset in the log is still to be applied.
     """
-    written = {
-        **_written(update),
-        MARK: _mark(ours),
-        fence_name(update.source): _fence(update),
-    }
-    conditions, values = [f'"{MARK}" IS MISSING'], []
+    written = {**_fenced(update), MARK: _mark(ours)}
+    conditions, values = [_UNMARKED], []
     if held is not None:
-        conditions, values = [f'"{MARK}"=?'], [_mark(held)]
+        conditions, values = [_MARKED], [_mark(held)]
     if trusts_fence(held, ours):
-        conditions.append(_below_fence(update))
+        conditions.append(_below_fence(update.source))
         values.append(_fence(update))
-    return _update(table, update, written, " AND ".join(conditions), *values)
+    return _update(table, update, written, conditions, *values)
 
 
 def insert_statement(
     table: str, update: MergedUpdate, ours: Incarnation
 ) -> BatchStatementRequestTypeDef:
-    """`upsert` as PartiQL, for a new item; DuplicateItem means that there is one."""
+    """`upsert` as PartiQL, for a new item; DuplicateItem if there is one."""
     written = {
         KEY: {"S": update.patient_id},
         **_written(update),
         MARK: _mark(ours),
         fence_name(update.source): _fence(update),
     }
-    members = ", ".join(f"'{name}': ?" for name in written)
     return {
-        "Statement": f'INSERT INTO "{table}" VALUE {{{members}}}',
+        "Statement": _insert_text(table, tuple(written)),
         "Parameters": list(written.values()),
     }
 
 
 def held_by(item: Item) -> Incarnation | None:
-    """The incarnation that has marked the item; None: an earlier release wrote it."""
+    """The incarnation in the item's mark; None if there is no mark that is text."""
     mark = item.get(MARK, {}).get("S")
     return None if mark is None else Incarnation.parse(mark)
 
 
 def trusts_fence(held: Incarnation | None, ours: Incarnation) -> bool:
-    """Whether the fence of an item so marked holds for our table too."""
+    """Whether the fences of an item with this mark are valid in our table too."""
     return held is None or held.table_id == ours.table_id
 
 
-def includes(item: Item, place: MergedUpdate | Receipt) -> bool:
-    """Whether the item's fence tells that it includes the update of this place."""
-    fence = item.get(fence_name(place.source))
-    return fence is not None and _is_offset(fence) and int(fence["N"]) >= place.offset
+def includes(item: Item, update: MergedUpdate | Receipt) -> bool:
+    """Whether the item includes this update, by its fence."""
+    fence = item.get(fence_name(update.source))
+    return fence is not None and _is_offset(fence) and int(fence["N"]) >= update.offset
 
 
 def has_sound_fence(item: Item, source: Source) -> bool:
-    """Whether its fence of this source is missing, or one that a write of ours left."""
+    """Whether the item's fence of this source is missing or an offset."""
     fence = item.get(fence_name(source))
     return fence is None or _is_offset(fence)
 
 
 def _is_offset(fence: AttributeValueTypeDef) -> bool:
-    return re.fullmatch(r"\d+", fence.get("N", ""), re.ASCII) is not None
+    return _DIGITS.fullmatch(fence.get("N", "")) is not None
 
 
 def _update(
     table: str,
     update: MergedUpdate,
     written: Mapping[str, AttributeValueTypeDef],
-    condition: str,
+    conditions: list[str],
     *values: AttributeValueTypeDef,
 ) -> BatchStatementRequestTypeDef:
     removed = tuple(_removed(update))
     return {
-        "Statement": _update_text(table, tuple(written), removed, condition),
+        "Statement": _update_text(table, tuple(written), removed, tuple(conditions)),
         "Parameters": [*written.values(), {"S": update.patient_id}, *values],
         "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
     }
@@ -185,19 +188,30 @@ def _update(
 
 @lru_cache(1024)
 def _update_text(
-    table: str, written: tuple[str, ...], removed: tuple[str, ...], condition: str
+    table: str,
+    written: tuple[str, ...],
+    removed: tuple[str, ...],
+    conditions: tuple[str, ...],
 ) -> str:
     sets = " ".join(f'SET "{name}"=?' for name in written)
     removals = " ".join(f'REMOVE "{name}"' for name in removed)
-    return f'UPDATE "{table}" {sets} {removals} WHERE "{KEY}"=? AND {condition}'
+    where = " AND ".join([f'"{KEY}"=?', *conditions])
+    return f'UPDATE "{table}" {sets} {removals} WHERE {where}'
 
 
-def _below_fence(update: MergedUpdate) -> str:
-    """Holds where the fence is missing too, on every engine; its value comes last.
+@lru_cache(1024)
+def _insert_text(table: str, written: tuple[str, ...]) -> str:
+    members = ", ".join(f"'{name}': ?" for name in written)
+    return f'INSERT INTO "{table}" VALUE {{{members}}}'
 
-    `NOT f >= ?` would hold for a fence that is no number, and be written over it.
+
+@lru_cache(1024)
+def _below_fence(source: Source) -> str:
+    """True also if the fence is missing, on every engine; the offset comes last.
+
+    `NOT f >= ?` would be true for a fence that is not a number, and overwrite it.
     """
-    fence = fence_name(update.source)
+    fence = fence_name(source)
     return f'NOT ("{fence}" IS NOT MISSING AND NOT "{fence}" < ?)'
 
 
@@ -206,10 +220,15 @@ def _mark(by: Incarnation) -> AttributeValueTypeDef:
 
 
 def _written(update: MergedUpdate) -> dict[str, AttributeValueTypeDef]:
-    supplied: dict[str, AttributeValueTypeDef] = {
+    written: dict[str, AttributeValueTypeDef] = {
         name: {"S": value} for name, value in update.fields.items() if value is not None
     }
-    return {**supplied, UPDATED_AT: {"S": iso_timestamp(update.timestamp_ms)}}
+    written[UPDATED_AT] = {"S": iso_timestamp(update.timestamp_ms)}
+    return written
+
+
+def _fenced(update: MergedUpdate) -> dict[str, AttributeValueTypeDef]:
+    return {**_written(update), fence_name(update.source): _fence(update)}
 
 
 def _removed(update: MergedUpdate) -> list[str]:
@@ -222,23 +241,28 @@ def _fence(update: MergedUpdate) -> AttributeValueTypeDef:
 
 def iso_timestamp(timestamp_ms: int) -> str:
     """Milliseconds since the epoch as ISO 8601 with milliseconds and UTC offset."""
-    moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
-    return moment.isoformat(timespec="milliseconds")
+    second, millisecond = divmod(timestamp_ms, 1000)
+    return f"{_iso_second(second)}.{millisecond:03}+00:00"
+
+
+@lru_cache(1024)
+def _iso_second(timestamp: int) -> str:
+    return (_EPOCH + timedelta(seconds=timestamp)).isoformat()
 
 
 def profile(item: Item) -> dict[str, str]:
-    """The profile that an item shows: the posted fields and UpdatedAt."""
+    """The profile of an item: the posted fields and UpdatedAt."""
     return {
-        name: value["S"]
+        name: value.get("S", UNREADABLE)
         for name, value in item.items()
-        if "S" in value and not name.startswith(INTERNAL)
+        if not name.startswith(INTERNAL)
     }
 
 
 def etag(item: Item) -> str:
-    """The item's version (RFC 9110, 8.8.3): it changes with each write, and only so.
+    """The item's version (RFC 9110, 8.8.3): it changes with every write.
 
-    With the mark: while a restored table is filled again, fences come by once more.
+    It depends on the mark too: fences repeat while a restored table is filled again.
     """
     version = ",".join(
         f"{name}={value.get('N') or value.get('S')}"
@@ -248,28 +272,21 @@ def etag(item: Item) -> str:
     return f'"{hashlib.sha256(version.encode()).hexdigest()[:32]}"'
 
 
-def fences(item: Item) -> dict[str, int]:
-    """Fence attribute name to offset."""
-    return {
-        name: int(value["N"])
-        for name, value in item.items()
-        if name.startswith(FENCE_PREFIX)
-    }
-
-
 def fence_receipts(item: Item) -> Iterator[Receipt | None]:
-    """Where each of the item's fences stands; None for one that names no place."""
+    """The receipt in each of the item's fences; None for a damaged fence."""
     for name, value in item.items():
         if name.startswith(FENCE_PREFIX):
             topic_id, _, partition = name.removeprefix(FENCE_PREFIX).rpartition(":")
-            try:
-                yield Receipt(Source(topic_id, int(partition)), int(value["N"]))
-            except (KeyError, ValueError):
-                yield None
+            sound = _is_offset(value) and _DIGITS.fullmatch(partition)
+            yield (
+                Receipt(Source(topic_id, int(partition)), int(value["N"]))
+                if sound
+                else None
+            )
 
 
 def table_id(table: TableDescriptionTypeDef) -> str:
-    """Names this very table: one that is made anew under its name has another."""
+    """The table's id: a table that is recreated under its name has another one."""
     created = int(table["CreationDateTime"].timestamp())
     return table.get("TableId") or f"created-{created}"
 

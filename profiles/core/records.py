@@ -1,8 +1,8 @@
-"""The record: an update as it stands on the Kafka topic.
+"""The record: an update on the Kafka topic.
 
-In: a PatientId, or bytes. Out: the key, or the JSON that the bytes hold. A record that
-cannot be an update is an `InvalidRecord`, and whether it is depends on the record
-alone. Does not know the fields: `serializers` declares them.
+In: a PatientId, or bytes. Out: the key and its partition, or the JSON in the bytes. Why a
+record is no update is an `InvalidRecord`; that depends on the record and the partition
+count alone. Does not know the fields: `serializers` declares them.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Literal, cast
 
 import msgspec
+from msgspec import Struct
 
-from profiles.core.updates import MergedUpdate, Source, Update
+from profiles.core.updates import Receipt, Source
 
 MAX_VALUE_BYTES = 64 * 1024
 """The API's body limit too; a validated update is always smaller."""
 
 MANY_COMMAS = 200_000
-"""More than ten thousand profiles have. Split as others are, 8 MiB of the smallest
-elements would take half a gigabyte."""
+"""More than ten thousand profiles have. Above it, `split` saves memory: 8 MiB of the
+smallest elements would take half a gigabyte."""
 
 HASHES_KEPT = 16_384
-"""Some 3 MB; a hash that is not kept costs half as much as all else of decoding."""
+"""About 3 MB. A hash takes half as long as the rest of decoding."""
 
 DOTS = frozenset((".", ".."))
-"""No PatientId: clients leave these out of an address (RFC 3986, 5.2.4)."""
+"""Not a PatientId: clients remove these from a URL's path (RFC 3986, 5.2.4)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(milliseconds=1)
@@ -50,7 +50,7 @@ WRONG_PARTITION: Code = "wrong_partition"
 
 
 class InvalidRecord(ValueError):
-    """This record can never be applied: dead-letter it.
+    """This record can never be applied: it is a dead letter.
 
     `detail` names fields or partitions, never values.
     """
@@ -62,7 +62,7 @@ class InvalidRecord(ValueError):
 
 
 class Misplaced(InvalidRecord):
-    """A valid update outside the partition of its key: nothing orders it with others."""
+    """A valid update in another partition than its key's: its order is unknown."""
 
     def __init__(self, partition: int, home: int) -> None:
         super().__init__(
@@ -71,10 +71,10 @@ class Misplaced(InvalidRecord):
 
 
 class NotStrictJSON(ValueError):
-    """The bytes are not JSON as RFC 8259 and I-JSON (RFC 7493) want it."""
+    """The bytes are not JSON by RFC 8259 and I-JSON (RFC 7493)."""
 
 
-class ProducerRecord(msgspec.Struct, frozen=True, gc=False):
+class ProducerRecord(Struct, frozen=True, gc=False):
     """An update on its way to the topic; its PatientId is the key.
 
     The value is JSON: PatientId and the supplied fields, UTF-8, nothing else.
@@ -87,31 +87,22 @@ class ProducerRecord(msgspec.Struct, frozen=True, gc=False):
         return f"ProducerRecord(patient_id={self.patient_id!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """One record of the topic, bytes untouched; `timestamp_ms` is -1 where absent."""
 
     topic: str
     source: Source
     offset: int
     timestamp_ms: int
-    key: bytes | None = field(repr=False)
-    value: bytes | None = field(repr=False)
-    headers: Headers = field(repr=False, default=())
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
 
-    def merged(self, update: Update) -> MergedUpdate:
-        """The update that this record holds, with this record's place in the log."""
-        return MergedUpdate(
-            update.patient_id,
-            update.fields,
-            self.source,
-            self.offset,
-            self.timestamp_ms,
-        )
+    def __repr__(self) -> str:
+        return f"Record(topic={self.topic!r}, at={Receipt(self.source, self.offset)})"
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(Struct, frozen=True):
     """A record that is no update, and why."""
 
     record: Record
@@ -119,20 +110,21 @@ class DeadLetter:
 
 
 def key_of(patient_id: str) -> bytes:
-    """The message key: Kafka keeps the order of records that share it."""
+    """The message key: Kafka keeps the order of records with the same key."""
     return patient_id.encode()
 
 
 def partition_of(patient_id: str, partitions: int) -> int:
-    """Where the Java clients' default partitioner puts a key: murmur2, its sign bit cut."""
+    """The key's partition, as the Java clients' default partitioner has it: murmur2
+    without the sign bit.
+    """
     return _hash(patient_id) % partitions
 
 
 def split(array: bytes, most: int) -> list[bytes]:
-    """The JSON text of each element of an array, and of no more than one over `most`.
+    """The JSON text of each element of an array: at most one more than `most`.
 
-    An element is yet to be read strictly: its names and its text were passed over.
-    Raises NotStrictJSON.
+    The elements are not read yet, and need not be strict JSON. Raises NotStrictJSON.
     """
     if array.count(b",") > MANY_COMMAS:
         elements = cast(list[object], load_json(array))[: most + 1]
@@ -140,14 +132,14 @@ def split(array: bytes, most: int) -> list[bytes]:
     try:
         return [bytes(element) for element in _ARRAY.decode(array)]
     except (ValueError, RecursionError):
-        load_json(array)  # says what is wrong, and where
+        load_json(array)  # raises, with the position of the error
         raise NotStrictJSON("nested too deeply") from None
 
 
 def load_json(body: bytes) -> object:
     """Read JSON strictly: no duplicate keys, NaN, lone surrogates or deep nesting.
 
-    Raises NotStrictJSON, whose text gives a position but quotes nothing.
+    Raises NotStrictJSON, which gives a position and quotes nothing.
     """
     try:
         value = _STRICT.decode(body.decode())
@@ -156,7 +148,7 @@ def load_json(body: bytes) -> object:
     except UnicodeDecodeError as error:
         raise NotStrictJSON(f"not UTF-8 at byte {error.start}") from None
     except UnicodeEncodeError:
-        raise NotStrictJSON("a lone surrogate (\\ud800-\\udfff) is no text") from None
+        raise NotStrictJSON("a lone surrogate (\\ud800-\\udfff) is not text") from None
     except RecursionError:
         raise NotStrictJSON("nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -169,7 +161,7 @@ def load_json(body: bytes) -> object:
 
 
 def value_of(record: Record) -> bytes:
-    """The value of a record whose key, size and timestamp are in order."""
+    """The value of a record; raises InvalidRecord if key, size or timestamp is wrong."""
     if not record.key:
         raise InvalidRecord("no_key", "the record has no key")
     if record.value is None:
@@ -177,20 +169,20 @@ def value_of(record: Record) -> bytes:
     if len(record.value) > MAX_VALUE_BYTES:
         raise InvalidRecord("too_large", f"the value is over {MAX_VALUE_BYTES} bytes")
     if not 0 <= record.timestamp_ms <= _LAST_MS:
-        raise InvalidRecord("bad_timestamp", "the timestamp is no date")
+        raise InvalidRecord("bad_timestamp", "the timestamp is not a date")
     return record.value
 
 
 def check_key(record: Record, patient_id: str) -> None:
-    """Refuse a record whose key is not its PatientId: its order is not kept."""
+    """Refuse a record whose key is not its PatientId: its order is unknown."""
     if record.key != key_of(patient_id):
-        raise InvalidRecord("key_mismatch", "the key is not the body's PatientId")
+        raise InvalidRecord("key_mismatch", "the key is not the value's PatientId")
 
 
 def check_partition(record: Record, patient_id: str, partitions: int) -> None:
     """Refuse a record outside its patient's partition; raises Misplaced.
 
-    `partitions` is the fixed count by which the topic's keys are placed.
+    `partitions` is the topic's fixed partition count.
     """
     home = partition_of(patient_id, partitions)
     if record.source.partition != home:
@@ -224,7 +216,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refuse_constant(name: str) -> object:
-    raise NotStrictJSON(f"{name} is no JSON number")
+    raise NotStrictJSON(f"{name} is not a JSON number")
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)

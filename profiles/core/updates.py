@@ -1,41 +1,34 @@
-"""The update: what a client asks for, and how updates of one patient fold into one.
+"""The update: what a client changes, and how updates of one patient fold into one.
 
-In: a PatientId and the fields that were supplied. Out: merged updates, each with the
-place in the log up to which it speaks. Knows nothing of Kafka, DynamoDB or Django:
-the standard library only.
+In: a PatientId and the supplied fields. Out: merged updates, each with the offset up to
+which it includes its patient's updates. Knows nothing of Kafka, DynamoDB or Django.
+
+The values are msgspec structs: immutable, and five times as fast to make as frozen
+dataclasses. A struct that holds a profile's values leaves them out of its repr.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 _RECEIPT = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,9})\.(\d{1,18})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One patient's supplied fields; ``None`` removes a field (RFC 7396)."""
-
-    patient_id: str
-    fields: Mapping[str, str | None] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """One partition of one incarnation of a topic: offsets compare only within it."""
 
     topic_id: str
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
-class Incarnation:
+class Incarnation(Struct, frozen=True):
     """A topic and a table, each by its id: what a consumer reads, and what it writes.
 
-    Its text marks the offsets that are committed for it, and the items it has written.
-    No id is ever given twice, so a former incarnation does not come back.
+    Its text marks the committed offsets and the items that belong to it. Ids are never
+    reused, so a former incarnation does not return.
     """
 
     topic_id: str
@@ -51,12 +44,8 @@ class Incarnation:
         return cls(topic_id, table_id)
 
 
-@dataclass(slots=True, unsafe_hash=True)
-class Receipt:
-    """Where an accepted update stands in the log.
-
-    Nobody changes one: it is not frozen, for that takes more than twice as long to make.
-    """
+class Receipt(Struct, frozen=True):
+    """The position of an accepted update in the log."""
 
     source: Source
     offset: int
@@ -74,19 +63,23 @@ class Receipt:
         return cls(Source(topic_id, int(partition)), int(offset))
 
 
-@dataclass(frozen=True, slots=True)
-class MergedUpdate:
-    """All updates of one patient and source in a batch, folded into one.
+class MergedUpdate(Struct, frozen=True):
+    """One update, or several of one patient and source folded into one.
 
-    It carries the last folded record's offset and timestamp (milliseconds since the
-    epoch), so that applying it once equals applying each of them in order.
+    In `fields`, None removes a field (RFC 7396). Offset and timestamp (milliseconds
+    since the epoch) are those of the last record, so applying the merged update once
+    equals applying each of its updates in order.
     """
 
     patient_id: str
-    fields: Mapping[str, str | None] = field(repr=False)
+    fields: Mapping[str, str | None]
     source: Source
     offset: int
     timestamp_ms: int
+
+    def __repr__(self) -> str:
+        at = Receipt(self.source, self.offset)
+        return f"MergedUpdate(patient_id={self.patient_id!r}, at={at})"
 
     def then(self, later: MergedUpdate) -> MergedUpdate:
         """Fold a later update of the same patient and source into this one."""
@@ -104,5 +97,6 @@ def merge(updates: Iterable[MergedUpdate]) -> list[MergedUpdate]:
     merged: dict[tuple[Source, str], MergedUpdate] = {}
     for update in updates:
         key = (update.source, update.patient_id)
-        merged[key] = merged[key].then(update) if key in merged else update
+        former = merged.get(key)
+        merged[key] = update if former is None else former.then(update)
     return list(merged.values())

@@ -1,7 +1,7 @@
 """The table's health: whether DynamoDB answers, and how fast.
 
-Out: the table's id and the time of its answer, read in the background of this process
-while somebody looks. Never writes.
+Out: the table's id and the time of its answer, read in the background while a page
+shows them. Never writes.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from functools import cache
 
 from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.reader import profiles
-from profiles.runtime.background import Observer
+from profiles.runtime.background import BackgroundReader
 
 
 @dataclass(frozen=True, slots=True)
 class TableFigures:
-    """The table as it answered: its incarnation, and in what time."""
+    """The incarnation of the table, and how long its answer took."""
 
     identity: str
     answer_ms: float
 
 
 def read_table() -> TableFigures:
-    """Ask the table for a sign of life; raises StoreUnavailable."""
+    """Describe the table once; raises StoreUnavailable."""
     started = time.monotonic()
     identity = profiles().identity()
     return TableFigures(identity, (time.monotonic() - started) * 1000)
 
 
 @cache
-def table() -> Observer[TableFigures]:
+def table() -> BackgroundReader[TableFigures]:
     """This process's view of the table."""
-    return Observer("DynamoDB", lambda: nullcontext(read_table), (StoreUnavailable,))
+    return BackgroundReader(
+        "DynamoDB", lambda: nullcontext(read_table), (StoreUnavailable,)
+    )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SCANNED = 250
 MOST_SCANNED = 1000
-"""What a search reads at a time, and at most, however few it finds."""
+"""The items that a search reads at a time, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class TableReader:
         self._waiters = BoundedSemaphore(waiters)
 
     def get(self, patient_id: str) -> items.Item | None:
-        """One item, read consistently; None where there is none."""
+        """One item, read consistently; None if there is none."""
         if len(patient_id.encode()) > items.MAX_KEY_BYTES:
             return None
         with self._reading():
@@ -94,7 +94,7 @@ class TableReader:
         return Page(found.items, found.next_after, scanned)
 
     def identity(self) -> str:
-        """Names this incarnation of the table, as the offsets' marks do."""
+        """The id of this incarnation of the table, as in the marks of offsets."""
         with self._reading():
             answer = self._client.describe_table(TableName=self._table)
         return items.table_id(answer["Table"])
@@ -104,8 +104,8 @@ class TableReader:
     ) -> items.Item | None:
         """The item once it includes the update of this receipt; None: not in time.
 
-        One consistent read a look, at growing intervals; where too many wait already,
-        one look. Raises StoreUnavailable.
+        Reads consistently, at growing intervals; once if too many callers wait already.
+        Raises StoreUnavailable.
         """
         deadline = time.monotonic() + seconds
         waits = self._waiters.acquire(blocking=False)
@@ -141,9 +141,13 @@ class TableReader:
 
 @cache
 def profiles() -> TableReader:
-    """This process's reader of the configured table."""
+    """This process's reader of the configured table. Raises StoreUnavailable."""
+    try:
+        dynamodb = client.connect()
+    except StoreRefused as refused:
+        raise StoreUnavailable(str(refused)) from None
     return TableReader(
-        client.connect(),
+        dynamodb,
         settings.DYNAMODB_TABLE,
         readers=max(1, settings.WEB_THREADS // 4),
         waiters=max(1, settings.WEB_THREADS // 8),
@@ -156,7 +160,7 @@ def _filled(
     matches: Callable[[items.Item], bool],
     limit: int,
 ) -> Page:
-    """What was found, and what matches in a page: up to the limit, and no further."""
+    """The items that were found, and those of a page that match, up to the limit."""
     found = [*found]
     for scanned, item in enumerate(page.items, 1):
         found += [item] if matches(item) else []
@@ -166,7 +170,7 @@ def _filled(
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds between two looks: short at first, for most updates are applied soon."""
+    """Seconds between two reads: short at first, because most updates are applied soon."""
     pause = 0.05
     while True:
         yield pause
@@ -175,7 +179,7 @@ def _pauses() -> Iterator[float]:
 
 @contextmanager
 def _readable(table: str) -> Iterator[None]:
-    """Raises StoreUnavailable: whoever reads may only try later, whatever the cause."""
+    """Raises StoreUnavailable for any error: a reader can only try later."""
     try:
         yield
     except (BotoCoreError, ClientError) as error:

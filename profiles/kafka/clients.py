@@ -18,23 +18,23 @@ from django.conf import settings
 
 kafka_log = logging.getLogger("kafka")
 kafka_log.addFilter(lambda line: "enable.gapless.guarantee" not in line.getMessage())
-"""Librdkafka calls that property experimental, each time that a producer is made."""
+"""Librdkafka warns that this property is experimental, at each new producer."""
 
 NEVER_MS = 2**31 - 1
 LETTER_TIMEOUT_MS = 3500
-"""Below the 5 s that an attempt to write dead letters takes."""
+"""Below the 5 s of an attempt to write dead letters."""
 
 _CONSUMER_ONLY = ("fetch.", "group.", "heartbeat.", "max.poll.", "queued.", "session.")
 _PRODUCER_ONLY = ("batch.", "compression.", "linger.", "queue.buffering.")
 _CLASSIC_ONLY = ("heartbeat.", "session.")
-"""KIP-848: the broker decides these, and librdkafka refuses them."""
+"""With KIP-848 the broker decides these, and librdkafka refuses them."""
 
 
 def producer() -> Producer:
     """An idempotent producer: acknowledged by all in-sync replicas, Java's partitioner.
 
-     It never gives an update up, nor numbers updates anew: either could store one twice
-    . Made after a fork: one from before it delivers nothing.
+    It never gives an update up, nor numbers updates anew: either could store an update
+    twice. Make it after any fork: a producer does not survive one.
     """
     config = {
         "acks": "all",
@@ -48,9 +48,9 @@ def producer() -> Producer:
 
 
 def dead_letter_producer() -> Producer:
-    """As `producer`, for records that carry the headers that say why they are there.
+    """As `producer`, for records with headers that say why they are there.
 
-    What the topic took compressed is not refused for its size unpacked.
+    A record that the topic took compressed is not refused for its size unpacked.
     """
     config = {
         "acks": "all",
@@ -68,7 +68,7 @@ def consumer(
 ) -> Consumer:
     """A member of the group; nothing is committed unless the loop commits it.
 
-    `on_commit` hears how each asynchronous commit ended, inside `consume`.
+    `on_commit` is called with the result of each asynchronous commit, inside `consume`.
     """
     others: tuple[str, ...] = _PRODUCER_ONLY
     if settings.KAFKA_GROUP_PROTOCOL == "consumer":
@@ -76,7 +76,7 @@ def consumer(
         others = (*_PRODUCER_ONLY, *_CLASSIC_ONLY)
     else:
         protocol = {"partition.assignment.strategy": "cooperative-sticky"}
-    # By this name the pages and Kafka's own tools tell who owns which partition.
+    # The pages and Kafka's own tools show this name as the partition's owner.
     name = {"client.id": f"{socket.gethostname()}-{os.getpid()}"}
     ours = {**_reading(), **protocol, **name, "on_commit": on_commit}
     config = {**ours, **_kafka(others)}
@@ -86,11 +86,16 @@ def consumer(
 def group_reader() -> Consumer:
     """Reads what the group committed, and the log; joins nothing, commits nothing.
 
-    It fetches little ahead: a whole log is read by one that decodes slower.
+    It fetches little ahead, for decoding a whole log is slower; and it waits briefly,
+    for an end of a partition is known by a fetch that finds nothing.
     """
-    ahead = {"queued.max.messages.kbytes": 8 * 1024}
+    fetching = {
+        "queued.max.messages.kbytes": 8 * 1024,
+        "fetch.queue.backoff.ms": 10,
+        "fetch.wait.max.ms": 10,
+    }
     others = (*_PRODUCER_ONLY, "group.instance.id")
-    return Consumer({**_reading(), **ahead, **_kafka(others)}, logger=kafka_log)
+    return Consumer({**_reading(), **fetching, **_kafka(others)}, logger=kafka_log)
 
 
 def admin() -> AdminClient:
@@ -99,7 +104,7 @@ def admin() -> AdminClient:
 
 
 def _reading() -> dict[str, Any]:
-    """Where to begin and what to commit is for the reader alone to say."""
+    """Only our code decides where to begin and what to commit."""
     return {
         "group.id": settings.KAFKA_GROUP_ID,
         "auto.offset.reset": "error",
@@ -110,7 +115,7 @@ def _reading() -> dict[str, Any]:
 
 
 def _kafka(other_clients: tuple[str, ...]) -> dict[str, Any]:
-    """The common properties, less those that only other kinds of client know."""
+    """The common properties, without those of other kinds of client."""
     further = {
         name: value
         for name, value in settings.KAFKA_CONFIG.items()
@@ -121,7 +126,7 @@ def _kafka(other_clients: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _msk_iam() -> dict[str, Any]:
-    """Where Amazon MSK knows clients by their AWS role: a token signed by it."""
+    """IAM authentication for Amazon MSK: tokens signed with the process's AWS role."""
     if not (region := settings.KAFKA_MSK_IAM_REGION):
         return {}
     from aws_msk_iam_sasl_signer import MSKAuthTokenProvider  # the extra `msk`
@@ -129,7 +134,7 @@ def _msk_iam() -> dict[str, Any]:
     def token(_: str | None) -> tuple[str, float]:
         try:
             signed, expires_ms = MSKAuthTokenProvider.generate_auth_token(region)
-        except Exception as error:  # librdkafka tells only that there is no token
+        except Exception as error:  # librdkafka reports only that there is no token
             kafka_log.error("no token can be signed: %s", type(error).__name__)
             raise
         return signed, expires_ms / 1000

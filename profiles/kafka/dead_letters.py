@@ -2,14 +2,14 @@
 
 Writing: dead letters in, those that Kafka did not acknowledge out. Reading: the topic's
 log in, its letters out, without their bytes. The record's key, value and headers stay
-untouched; where it came from and why is in headers of ours after them.
+untouched; headers of ours after them say where it came from, and why it is here.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -27,7 +27,7 @@ _Sent = tuple[bytes | None, bytes | None, Headers]
 
 
 class DeadLetterWriter:
-    """The dead-letter topic as it is written."""
+    """Writes the dead-letter topic."""
 
     def __init__(self, make: Callable[[], Producer], name: str) -> None:
         self._make = make
@@ -39,15 +39,20 @@ class DeadLetterWriter:
         kept = self._send([_sent(letter) for letter in letters])
         return [letter for index, letter in enumerate(letters) if index not in kept]
 
-    def mark_redriven(self, place: Receipt, receipt: Receipt) -> bool:
-        """Note that the letter of this place is an update now; whether it is noted."""
-        facts = {**_place(place), REDRIVEN: str(receipt)}
-        return bool(self._send([(None, None, _headers(facts))]))
+    def mark_redriven(self, redriven: Mapping[Receipt, Receipt]) -> set[Receipt]:
+        """Note for each letter the receipt of its new update; returns which are noted."""
+        letters = [*redriven]
+        notes = [
+            {**_receipt_facts(letter), REDRIVEN: str(redriven[letter])}
+            for letter in letters
+        ]
+        kept = self._send([(None, None, _headers(note)) for note in notes])
+        return {letter for index, letter in enumerate(letters) if index in kept}
 
     def _send(self, records: Sequence[_Sent]) -> set[int]:
-        """Produce and wait; returns which were acknowledged.
+        """Produce and wait; returns the indexes that were acknowledged.
 
-        A producer that did not deliver is given up: it may never do so again.
+        A producer that did not deliver is closed: it may never deliver again.
         """
         if self._producer is None:
             self._producer = self._make()
@@ -79,7 +84,7 @@ class DeadLetterWriter:
 
 
 def _flush(producer: Producer) -> None:
-    """Wait for the answers, and hear a signal meanwhile: `flush` itself is deaf."""
+    """Wait for the answers in short steps: no signal interrupts a `flush`."""
     deadline = time.monotonic() + ATTEMPT_S
     while producer.flush(0.2) and time.monotonic() < deadline:
         pass
@@ -92,9 +97,9 @@ def _flush(producer: Producer) -> None:
 class Letter:
     """What is known of a dead letter; its bytes stay on the dead-letter topic.
 
-    `receipt` is where the record stands on the topic it came from, `kept` where its
-    first copy stands on the dead-letter topic, `kept_ms` since when, and `copies` how
-    often it was written there.
+    `receipt` is the record's on the topic that it came from, `kept` that of its first
+    copy on the dead-letter topic, `kept_ms` the time of it, and `copies` how often it
+    was written there.
     """
 
     receipt: Receipt
@@ -108,11 +113,12 @@ class Letter:
 
 
 class DeadLetterReader:
-    """The dead-letter topic as it is read: one letter per place, however often written.
+    """Reads the dead-letter topic: one letter per receipt, however often written.
 
     Reading again goes on where the last reading ended. `foreign` counts the records
-    that nobody of ours wrote there. With `last`, no more than so many of the newest
-    records of each partition are read; `retained` counts all that are there.
+    that another program wrote there. With `last`, no more than so many of the newest
+    records of each partition are read; `retained` counts all that are there, and
+    `unread` those of them that were not read.
     """
 
     def __init__(self, log: LogReader, last: int = sys.maxsize) -> None:
@@ -122,6 +128,7 @@ class DeadLetterReader:
         self.retained = 0
         self._log = log
         self._last = last
+        self._read = 0
         self._next: dict[int, int] = {}
 
     def read(self) -> None:
@@ -134,7 +141,12 @@ class DeadLetterReader:
         }
         for record in self._log.records(unread):
             self._take(record)
+            self._read += 1
             self._next[record.source.partition] = record.offset + 1
+
+    @property
+    def unread(self) -> int:
+        return max(0, self.retained - self._read)
 
     def _first(self, partition: int, span: range) -> int:
         read = self._next.get(partition, 0)
@@ -142,44 +154,66 @@ class DeadLetterReader:
 
     @property
     def open(self) -> list[Letter]:
-        """Those that were not redriven: what an operator has still to look at."""
+        """The letters that were not redriven."""
         letters = self.letters.values()
         return [letter for letter in letters if letter.receipt not in self.redriven]
 
-    def record(self, letter: Letter) -> Record | None:
-        """The record as it stood on its topic; None where the letter is gone."""
-        kept = self._log.record(letter.kept)
-        if kept is None:
-            return None
-        return Record(
-            letter.topic,
-            letter.receipt.source,
-            letter.receipt.offset,
-            letter.timestamp_ms,
-            kept.key,
-            kept.value,
-            own_headers(kept),
-        )
+    def records(self, letters: Iterable[Letter]) -> Iterator[tuple[Letter, Record]]:
+        """Each letter with its record as it was on its topic, in one pass of the log.
+
+        In the log's order; a letter that is gone is left out. Raises what reading the
+        log raises.
+        """
+        wanted = {letter.kept: letter for letter in letters}
+        for kept in self._log.records(_spans(wanted)):
+            letter = wanted.get(Receipt(kept.source, kept.offset))
+            if letter is not None:
+                yield letter, _original(letter, kept)
 
     def _take(self, record: Record) -> None:
         facts = origin(record)
         try:
             source = Source(facts["topic-id"], int(facts["partition"]))
-            place = Receipt(source, int(facts["offset"]))
+            receipt = Receipt(source, int(facts["offset"]))
             if is_mark(record):
-                self.redriven[place] = facts["redriven-as"]
-            elif place in self.letters:
-                again = self.letters[place]
-                self.letters[place] = replace(again, copies=again.copies + 1)
+                self.redriven[receipt] = facts[REDRIVEN]
+            elif receipt in self.letters:
+                again = self.letters[receipt]
+                self.letters[receipt] = replace(again, copies=again.copies + 1)
             else:
-                self.letters[place] = _letter(record, facts, place)
+                self.letters[receipt] = _letter(record, facts, receipt)
         except (KeyError, ValueError):
             self.foreign += 1
 
 
-def _letter(record: Record, facts: dict[str, str], place: Receipt) -> Letter:
+def _spans(receipts: Iterable[Receipt]) -> dict[int, range]:
+    """The offsets from the first to the last receipt of each partition."""
+    spans: dict[int, range] = {}
+    for receipt in receipts:
+        offset = receipt.offset
+        span = spans.get(receipt.source.partition, range(offset, offset))
+        spans[receipt.source.partition] = range(
+            min(span.start, offset), max(span.stop, offset + 1)
+        )
+    return spans
+
+
+def _original(letter: Letter, kept: Record) -> Record:
+    """The record as it was on the topic that it came from."""
+    return Record(
+        letter.topic,
+        letter.receipt.source,
+        letter.receipt.offset,
+        letter.timestamp_ms,
+        kept.key,
+        kept.value,
+        own_headers(kept),
+    )
+
+
+def _letter(record: Record, facts: dict[str, str], receipt: Receipt) -> Letter:
     return Letter(
-        receipt=place,
+        receipt=receipt,
         topic=facts["topic"],
         timestamp_ms=int(facts["timestamp-ms"]),
         code=facts["code"],
@@ -189,11 +223,11 @@ def _letter(record: Record, facts: dict[str, str], place: Receipt) -> Letter:
     )
 
 
-# The headers: what a record brought comes first, ours last.
+# The headers: the record's own come first, ours last.
 
 
 def origin(kept: Record) -> dict[str, str]:
-    """What our headers tell; they come last, so none that the record brought counts."""
+    """What our headers say; they come last, so they replace any that the record had."""
     return {
         name.removeprefix(PREFIX): value.decode(errors="replace")
         for name, value in kept.headers
@@ -202,12 +236,12 @@ def origin(kept: Record) -> dict[str, str]:
 
 
 def is_mark(kept: Record) -> bool:
-    """Whether this is the note of a redriving: a letter's last header is another."""
+    """Whether this notes a redriving, and is no letter: the last header says so."""
     return kept.headers[-1][0] == PREFIX + REDRIVEN
 
 
 def own_headers(kept: Record) -> Headers:
-    """The headers that the record brought."""
+    """The record's own headers."""
     return kept.headers[: -len(_ORIGIN)]
 
 
@@ -220,17 +254,17 @@ def _sent(letter: DeadLetter) -> _Sent:
         "code": reason.code,
         "detail": reason.detail,
         "topic": record.topic,
-        **_place(Receipt(record.source, record.offset)),
+        **_receipt_facts(Receipt(record.source, record.offset)),
         "timestamp-ms": str(record.timestamp_ms),
     }
     return record.value, record.key, [*record.headers, *_headers(origin)]
 
 
-def _place(place: Receipt) -> dict[str, str]:
+def _receipt_facts(receipt: Receipt) -> dict[str, str]:
     return {
-        "topic-id": place.source.topic_id,
-        "partition": str(place.source.partition),
-        "offset": str(place.offset),
+        "topic-id": receipt.source.topic_id,
+        "partition": str(receipt.source.partition),
+        "offset": str(receipt.offset),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -40,6 +41,9 @@ LOOK_S = 0.5
 
 QUEUE_S = 2.0
 CONNECT_S = 0.5
+RECENT_S = 60.0
+"""For so long after a read, `topic` answers at once: it is read in the background."""
+
 UPDATES = 100_000
 """Most updates under way, however many requests they come in. Kafka's client holds as many."""
 
@@ -75,7 +79,7 @@ class Publisher:
         self._lock = Lock()
         self._session: _Session | None = None
         self._arrivals: _Arrivals | None = None
-        self._is_topic_read = False
+        self._topic_read_at = -math.inf
         self._looks: dict[str, asyncio.Future[bool]] = {}
         self._looking = asyncio.Lock()
 
@@ -149,13 +153,15 @@ class Publisher:
             self._budget.give_back(len(updates))
 
     async def _topic_awaited(self) -> Topic:
-        """The topic. Only the first read of it takes a while: it is left to a thread."""
-        if self._is_topic_read:
+        """The topic. The first read after a while may take long: a thread does it."""
+        read_at, self._topic_read_at = self._topic_read_at, time.monotonic()
+        if self._topic_read_at < read_at + RECENT_S:
             return self._topic()
+        self._topic_read_at = read_at  # the requests that come meanwhile wait too
         try:
             return await asyncio.to_thread(self._topic)
         finally:
-            self._is_topic_read = True
+            self._topic_read_at = time.monotonic()
 
     async def _is_still_awaited(self, topic_id: str, by: float) -> bool:
         """As `is_still`, read in a thread: once for all that wait for it to begin."""

@@ -1,7 +1,7 @@
 """The log: a topic's retained records, read from outside any group. Never writes.
 
-In: a reader and a topic. Out: which offsets the log retains, their records, and what a
-group committed of them. Knows no field and no table.
+In: a Kafka consumer and a topic. Out: which offsets the log retains, their records, and
+what a group committed of them. Knows no field and no table.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from confluent_kafka import (
     OFFSET_END,
     Consumer,
     KafkaError,
+    KafkaException,
     Message,
     TopicPartition,
 )
 
 from profiles.core.records import Headers, Record
-from profiles.core.updates import Incarnation, Receipt, Source
-from profiles.kafka import topics
-from profiles.kafka.topics import PATIENCE_S, READ_TIMEOUT_S, KafkaUnavailable, Topic
+from profiles.core.updates import Incarnation, Source
+from profiles.kafka import groups
+from profiles.kafka.groups import READ_TIMEOUT_S, RESTART_S
+from profiles.kafka.topics import KafkaUnavailable, Topic, unavailable
 
 FETCHED = 1000
 FETCH_S = 0.1
@@ -33,32 +35,30 @@ class LogMoved(Exception):
 
 
 class LogReader:
-    """One topic as a reader that is ours alone sees it.
+    """Reads one topic's log with a consumer that has no other user meanwhile.
 
-    Kafka may be silent for as long as `patience_s`.
+    Kafka may be silent for as long as `patience_s`, then KafkaUnavailable is raised.
     """
 
     def __init__(
-        self, reader: Consumer, topic: Topic, patience_s: float = PATIENCE_S
+        self, consumer: Consumer, topic: Topic, patience_s: float = RESTART_S
     ) -> None:
-        self._reader = reader
+        self._consumer = consumer
         self._patience_s = patience_s
         self.topic = topic
 
     def committed(self, store: str | None) -> dict[int, int]:
-        """Where the reader's group goes on with this topic and table, as far as it has.
+        """The offsets that the consumer's group committed for this topic and table.
 
-        As the consumer judges it: an offset marked otherwise is of another incarnation
-        of topic or table, and one without a mark an operator's. Where the table's is
-        not known, each counts.
+        As the group itself judges them: an offset with another mark is of another
+        incarnation of topic or table, and one without a mark an operator's. Where
+        the table is unknown (None), any table's mark is valid.
         """
-        places = topics.committed(
-            self._reader, self._positions(OFFSET_END), self._patience_s
-        )
+        found = groups.committed(self._consumer, self._partitions(), self._patience_s)
         return {
-            place.partition: place.offset
-            for place in places
-            if place.offset >= 0 and self._is_ours(place.metadata, store)
+            each.partition: each.offset
+            for each in found
+            if each.offset >= 0 and self._is_ours(each.metadata, store)
         }
 
     def _is_ours(self, mark: str | None, store: str | None) -> bool:
@@ -70,11 +70,11 @@ class LogReader:
     def spans(self, partitions: Collection[int] | None = None) -> dict[int, range]:
         """The retained offsets of each partition, or of these, as they are now.
 
-        The end is where a fetch meets it: ListOffsets tells too little on some
-        brokers. Raises KafkaUnavailable.
+        The end is what a fetch reports: the one that ListOffsets reports is too low on
+        some brokers, so reading goes on from there. Raises KafkaUnavailable.
         """
+        starts = self._partitions(partitions)
         ends: dict[int, int] = {}
-        starts = self._positions(OFFSET_END, partitions)
         for message in self._fetch(starts):
             partition = message.partition() or 0
             if partition not in ends:
@@ -91,54 +91,98 @@ class LogReader:
 
         Raises LogMoved where the log no longer has them, or KafkaUnavailable.
         """
-        left = {partition for partition, span in spans.items() if span}
+        for message in self._messages(spans):
+            yield record_of(message, Source(self.topic.id, message.partition() or 0))
+
+    def search(
+        self, key: bytes, partition: int, span: range
+    ) -> tuple[list[Record], int]:
+        """The records with this key within these offsets, in order.
+
+        Also returns how many bytes all values read have. Raises as `records`.
+        """
+        source = Source(self.topic.id, partition)
+        found, size = [], 0
+        for message in self._messages({partition: span}):
+            size += len(message)
+            if message.key() == key:
+                found.append(record_of(message, source))
+        return found, size
+
+    def _messages(self, spans: Mapping[int, range]) -> Iterator[Message]:
+        """As `records`; a partition is finished by its last offset or by its end.
+
+        The last offset may have no record: transactions end with a marker.
+        """
+        unfinished = {partition for partition, span in spans.items() if span}
+        if not unfinished:
+            return
         starts = [
             TopicPartition(self.topic.name, partition, spans[partition].start)
-            for partition in left
+            for partition in unfinished
         ]
-        for message in self._fetch(starts) if starts else ():
+        for message in self._fetch(starts):
             partition, offset = message.partition() or 0, message.offset() or 0
-            if message.error() is None and offset in spans[partition]:
-                yield record_of(message, Source(self.topic.id, partition))
-            if message.error() is not None or offset >= spans[partition].stop - 1:
-                left.discard(partition)
-            if not left:
-                break
-
-    def record(self, place: Receipt) -> Record | None:
-        """The one record at a place; None where the log does not have it."""
-        span = range(place.offset, place.offset + 1)
-        try:
-            return next(self.records({place.source.partition: span}), None)
-        except LogMoved:
-            return None
+            is_record = message.error() is None
+            if is_record and offset in spans[partition]:
+                yield message
+            if not is_record or offset >= spans[partition].stop - 1:
+                unfinished.discard(partition)
+                if not unfinished:
+                    return
 
     def _fetch(self, starts: list[TopicPartition]) -> Iterator[Message]:
-        """Messages from there on; besides records only ends of partitions."""
-        self._reader.assign(starts)
-        heard_at = time.monotonic()
+        """Messages from there on: records, and an event at each partition's end."""
+        self._consumer.assign(starts)
+        answered_at = time.monotonic()
         try:
             while True:
-                for message in self._reader.consume(FETCHED, FETCH_S):
+                for message in self._arrived():
                     if (error := message.error()) is None or _is_end(error):
                         yield message
-                        heard_at = time.monotonic()
-                if time.monotonic() - heard_at > self._patience_s:
+                        answered_at = time.monotonic()
+                if time.monotonic() - answered_at > self._patience_s:
                     raise KafkaUnavailable(f"topic {self.topic.name} does not answer")
         finally:
-            self._reader.unassign()
+            self._consumer.unassign()
 
-    def _positions(
-        self, offset: int, partitions: Collection[int] | None = None
+    def _arrived(self) -> list[Message]:
+        """At least one message, or none after FETCH_S.
+
+        Not `consume(FETCHED, FETCH_S)`: it waits until it has so many.
+        """
+        first = self._consumer.consume(1, FETCH_S)
+        return first + self._consumer.consume(FETCHED, 0) if first else []
+
+    def _partitions(
+        self, partitions: Collection[int] | None = None
     ) -> list[TopicPartition]:
         if partitions is None:
             partitions = range(self.topic.partitions)
-        return [TopicPartition(self.topic.name, p, offset) for p in partitions]
+        return [TopicPartition(self.topic.name, p, OFFSET_END) for p in partitions]
 
     def _watermarks(self, partition: int, cached: bool = False) -> tuple[int, int]:
-        place = TopicPartition(self.topic.name, partition)
-        patience_s = min(READ_TIMEOUT_S, self._patience_s)
-        return topics.watermarks(self._reader, place, patience_s, cached)
+        of = TopicPartition(self.topic.name, partition)
+        timeout_s = min(READ_TIMEOUT_S, self._patience_s)
+        return watermarks(self._consumer, of, timeout_s, cached)
+
+
+def watermarks(
+    consumer: Consumer,
+    partition: TopicPartition,
+    timeout_s: float = READ_TIMEOUT_S,
+    cached: bool = False,
+) -> tuple[int, int]:
+    """The first offset that a partition has, and the one after its last.
+
+    Where `cached`, as the last fetch reported them. Raises KafkaUnavailable.
+    """
+    try:
+        return consumer.get_watermark_offsets(
+            partition, timeout=timeout_s, cached=cached
+        )
+    except KafkaException as error:
+        raise unavailable(error) from None
 
 
 def record_of(message: Message, source: Source) -> Record:
@@ -156,11 +200,13 @@ def record_of(message: Message, source: Source) -> Record:
 
 
 def _headers(message: Message) -> Headers:
-    """A foreign producer may name a header in bytes that are no text; the client then
-    gives none of them, and they are no part of the update.
+    """The headers, or a note that they are lost.
+
+    Another producer may name a header in bytes that are not UTF-8: then the client
+    returns no header at all. The update does not depend on them.
 
     Called by `partial`: a plain call that was made often goes to C directly, and the
-    client's error is then seen too late, outside of this `try`.
+    client's error is then raised too late, outside of this `try`.
     """
     try:
         return cast(Headers, partial(message.headers)() or ())
@@ -169,7 +215,7 @@ def _headers(message: Message) -> Headers:
 
 
 _UNREADABLE_HEADERS: Headers = (("headers-lost", b"a header's name is not UTF-8"),)
-"""What a dead letter of such a record says instead of them."""
+"""What a dead letter of such a record has instead of them."""
 
 
 _UNREADABLE = {
@@ -180,7 +226,7 @@ _UNREADABLE = {
 
 
 def _is_end(error: KafkaError) -> bool:
-    """Whether this is the end of a partition; raises where it can't be read on."""
+    """Whether this is the end of a partition; raises where reading can't go on."""
     if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
         raise LogMoved("the log was truncated while it was read: try again")
     if error.fatal() or error.code() in _UNREADABLE:

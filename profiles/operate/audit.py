@@ -1,14 +1,15 @@
-"""The audit: is every item the fold of its patient's records up to its own fence?
+"""The audit: is every item the fold of its patient's records, up to the item's fence?
 
-In: the readings of a running system. Out: a report, with PatientIds and counts and no
-value. It takes them in an order that lets no concurrent write look like damage:
+In: the readings of a running system. Out: a report with PatientIds, receipts and
+counts, and no value. The readings are taken in this order, so that no concurrent write
+looks like damage:
 
-1. the committed offsets: what is below them was in the table, or a dead letter, before
-2. the table: an item read later can only include more
+1. the committed offsets: records below them were in the table, or dead letters, before
+2. the table: an item that is read later can only include more
 3. the ends of the log: no fence that was read is past them
 4. the dead letters and the log, up to those ends
 
-It is handed the readings, and knows no Kafka and no DynamoDB.
+Knows no Kafka and no DynamoDB: it is handed the readings.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from profiles.operate.histories import DAMAGE, Finding, History, Shape, Spans
 
 
 class Readings(Protocol):
-    """The running system, read as the audit asks for it."""
+    """The running system, as the audit reads it."""
 
     def committed(self) -> Mapping[int, int]: ...
     def items(self) -> Iterable[Item]: ...
@@ -36,8 +37,8 @@ class Readings(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A stable share of the patients: always the same ones, by a hash of the key."""
+class Share:
+    """A share of the patients, by a hash of the key: always the same ones."""
 
     parts: int = 1
     of: int = 1
@@ -45,16 +46,13 @@ class Sample:
     def has(self, key: bytes) -> bool:
         return crc32(key) % self.of < self.parts
 
-    def __str__(self) -> str:
-        return f"{self.parts}/{self.of}"
-
 
 @dataclass(slots=True)
 class Tally:
-    """Those of one finding; a record that is no update has a place, but no patient."""
+    """One finding's patients, its number of records, and receipts of invalid ones."""
 
     patients: list[str] = field(default_factory=list)
-    places: list[Receipt] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list)
     records: int = 0
 
 
@@ -70,33 +68,33 @@ class Report:
 
     @property
     def damaged(self) -> int:
-        """How many patients or records are not as the log says."""
+        """How many patients or invalid records are damaged."""
         found = [self.tallies[finding] for finding in DAMAGE]
-        return sum(len(tally.patients) + len(tally.places) for tally in found)
+        return sum(len(tally.patients) + len(tally.receipts) for tally in found)
 
 
 def audit(
-    readings: Readings, incarnation: Incarnation, partitions: int, sample: Sample
+    readings: Readings, incarnation: Incarnation, partitions: int, share: Share
 ) -> Report:
-    """Take the readings in their order, fold, and compare.
+    """Take the readings in order, fold the records, and compare.
 
-    The topic's keys are placed by `partitions`.
+    A patient's partition is the key's hash modulo `partitions`.
     """
     shape = Shape(incarnation, partitions, serializers.FIELDS)
     ledger = _Ledger(shape, readings.committed())
     for item in readings.items():
-        if sample.has(key_of(item[KEY]["S"])):
+        if share.has(key_of(item[KEY]["S"])):
             ledger.enter_item(item)
     spans = readings.spans()
     ledger.dead = readings.dead_letters()
     for record in readings.records(spans):
-        if sample.has(record.key or b""):
+        if share.has(record.key or b""):
             ledger.enter_record(record)
     return ledger.close(spans)
 
 
 class _Ledger:
-    """The history of each patient by key, and the report as far as it is known."""
+    """The history of each patient by key, and the report so far."""
 
     def __init__(self, shape: Shape, committed: Mapping[int, int]) -> None:
         self.dead: Collection[Receipt] = ()
@@ -111,55 +109,55 @@ class _Ledger:
 
     def enter_record(self, record: Record) -> None:
         self._report.records += 1
-        place = Receipt(record.source, record.offset)
+        receipt = Receipt(record.source, record.offset)
         try:
             update = serializers.decode(record, self._shape.partitions)
         except InvalidRecord as reason:
-            self._enter_no_update(record, place, reason)
+            self._enter_invalid(record, receipt, reason)
             return
         values = {**update.fields, UPDATED_AT: iso_timestamp(record.timestamp_ms)}
-        self._enter_update(key_of(update.patient_id), place, values)
+        self._enter_update(key_of(update.patient_id), receipt, values)
 
-    def _enter_no_update(
-        self, record: Record, place: Receipt, reason: InvalidRecord
+    def _enter_invalid(
+        self, record: Record, receipt: Receipt, reason: InvalidRecord
     ) -> None:
-        """Note where it went; an item may include one that is only misplaced."""
+        """Note what became of it; an item may include one that is only misplaced."""
         history = self._histories.get(record.key or b"")
         if history is not None and isinstance(reason, Misplaced):
-            damage = history.include_misplaced(place)
-            if damage is not None and place not in self.dead:
+            damage = history.include_misplaced(receipt)
+            if damage is not None and receipt not in self.dead:
                 self._report.tallies[damage].records += 1
                 return
-        finding = self._fate(place)
-        self._report.tallies[finding].records += 1
-        self._report.tallies[finding].places.append(place)
+        tally = self._report.tallies[self._fate(receipt)]
+        tally.records += 1
+        tally.receipts.append(receipt)
 
     def _enter_update(
-        self, key: bytes, place: Receipt, values: Mapping[str, str | None]
+        self, key: bytes, receipt: Receipt, values: Mapping[str, str | None]
     ) -> None:
         """Fold an update in, or note why the item does not include it.
 
-        One that an earlier release took for a dead letter may be in the item or not:
-        a rebuilt table has it.
+        An update that an earlier release took for invalid is a dead letter. The item
+        may include it nevertheless: a rebuilt table does.
         """
         if key not in self._histories:
             self._histories[key] = History(self._shape)
         history = self._histories[key]
-        dead = place in self.dead
+        dead = receipt in self.dead
         if dead:
             tally = self._report.tallies[Finding.DEAD_LETTERED]
             tally.records += 1
-            tally.places.append(place)
-        if not history.include(place, values, certain=not dead) and not dead:
-            finding = self._fate(place)
+            tally.receipts.append(receipt)
+        if not history.include(receipt, values, certain=not dead) and not dead:
+            finding = self._fate(receipt)
             self._report.tallies[finding].records += 1
             history.note(finding, values)
 
-    def _fate(self, place: Receipt) -> Finding:
-        """What became of a record that is in no item."""
-        if place in self.dead:
+    def _fate(self, receipt: Receipt) -> Finding:
+        """What became of a record that no item includes."""
+        if receipt in self.dead:
             return Finding.DEAD_LETTERED
-        read = place.offset < self._committed.get(place.source.partition, 0)
+        read = receipt.offset < self._committed.get(receipt.source.partition, 0)
         return Finding.LOST if read else Finding.BEHIND
 
     def close(self, spans: Spans) -> Report:

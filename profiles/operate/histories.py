@@ -1,8 +1,7 @@
-"""The history: one patient's records in the log, held against the patient's item.
+"""The history: one patient's item, compared with the patient's records in the log.
 
-In: an item, then its patient's records in log order. Out: what is found of them. Of
-the item's values it keeps hashes only: they are small, and nothing that could be
-printed. Plain Python: it calls nobody.
+In: an item, then its patient's records in log order. Out: the findings. Of the item's
+values it keeps hashes only: they are small, and no value can be printed. Plain Python.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ HASH_BYTES = 8
 
 
 class Finding(StrEnum):
-    """What is found of a patient, or of a record that is no update."""
+    """What the audit finds for a patient, or for an invalid record."""
 
     IN_ORDER = "in order"
     BEHIND = "behind"
@@ -44,12 +43,11 @@ class Finding(StrEnum):
 
 DAMAGE = frozenset({Finding.LOST, Finding.STALE, Finding.DIVERGED, Finding.UNKNOWN})
 
-
 _NOTHING: frozenset[Finding] = frozenset()
 
 
 class Shape:
-    """The attributes that an item may show, one bit each; its topic and its table."""
+    """The attributes that updates write, one bit each, for a topic and a table."""
 
     def __init__(
         self, incarnation: Incarnation, partitions: int, fields: Sequence[str]
@@ -59,11 +57,11 @@ class Shape:
         self.bits = {name: 1 << i for i, name in enumerate([*fields, UPDATED_AT])}
 
     def digest(self, item: Item) -> bytes:
-        """A hash of each value that the item shows; an absent one has a hash too."""
+        """A hash of each attribute's value; an absent value has a hash too."""
         return b"".join(_hash(item.get(name, {}).get("S")) for name in self.bits)
 
     def shown(self, digest: bytes, values: Mapping[str, str | None]) -> int:
-        """Those of the values that the digest shows; None where none is to show."""
+        """Which of these values the item shows; None is shown by an absent one."""
         return sum(
             bit
             for index, (name, bit) in enumerate(self.bits.items())
@@ -71,11 +69,11 @@ class Shape:
         )
 
     def mask(self, values: Mapping[str, str | None]) -> int:
-        """The attributes that have a value among these, or are removed."""
+        """Which attributes these values set or remove."""
         return sum(bit for name, bit in self.bits.items() if name in values)
 
     def present(self, digest: bytes) -> int:
-        """The attributes that the digest shows with some value."""
+        """Which attributes the item has."""
         bits = enumerate(self.bits.values())
         return sum(bit for index, bit in bits if _at(digest, index) != _hash(None))
 
@@ -83,8 +81,8 @@ class Shape:
         """The partition of the item's patient."""
         return partition_of(item[KEY]["S"], self.partitions)
 
-    def explains(self, item: Item) -> bool:
-        """Whether every attribute is one that an update could have written."""
+    def allows(self, item: Item) -> bool:
+        """Whether updates can have written every attribute of the item."""
         return all(
             name in (KEY, MARK)
             or name.startswith(FENCE_PREFIX)
@@ -94,11 +92,11 @@ class Shape:
 
 
 class Fold:
-    """One partition's records of a patient, up to the item's fence there.
+    """The records of one patient in one partition, up to the item's fence there.
 
-    Three sets of attributes: `held` by some record, those whose `last` value the item
-    shows, and those of which it shows `some` value. A fence that is not `trusted` is
-    of another table: the consumer goes on from before the first record.
+    Three sets of attributes: `held` by some record; those of which the item shows the
+    `last` value; those of which it shows `some` value. A fence that is not `trusted`
+    belongs to another table: there, no record is included yet.
     """
 
     __slots__ = ("at_home", "explained", "fence", "held", "last", "partition", "some")
@@ -111,7 +109,7 @@ class Fold:
         self.explained = not trusted
 
     def add(self, offset: int, held: int, shown: int) -> None:
-        """Fold in the next record."""
+        """Fold in the next record: what it holds, and which of that the item shows."""
         self.explained |= offset == self.fence
         self.held |= held
         self.last = self.last & ~held | shown
@@ -122,27 +120,27 @@ class Fold:
         return self.partition in spans and spans[self.partition].start > 0
 
     def is_unexplained(self, spans: Spans) -> bool:
-        """Whether the record that the fence names is none of this patient."""
+        """Whether no valid record of the patient is at the fence's offset."""
         first = spans[self.partition].start if self.partition in spans else 0
         return not self.explained and not 0 <= self.fence < first
 
     def is_misplaced(self, spans: Spans) -> bool:
-        """Whether records are included that belong in another partition."""
+        """Whether the item includes records outside the patient's partition."""
         return not self.at_home and not self.is_unexplained(spans)
 
 
 class History:
-    """One patient's item, and what the records read so far say of it."""
+    """One patient's item, and the records that were read so far."""
 
     __slots__ = (
         "_ahead",
         "_digest",
         "_folds",
+        "_foreign",
         "_noted",
-        "_odd",
+        "_of_this_topic",
         "_shape",
         "_unfenced",
-        "_whole",
     )
 
     def __init__(self, shape: Shape, item: Item | None = None) -> None:
@@ -156,50 +154,51 @@ class History:
         ]
         self._shape = shape
         self._digest = None if item is None else shape.digest(item)
-        self._odd = item is not None and not shape.explains(item)
+        self._foreign = item is not None and not shape.allows(item)
         self._folds = tuple(folds)
         self._noted = _NOTHING
         self._ahead = 0
         self._unfenced = item is not None and (not fences or None in fences)
-        self._whole = len(folds) == len(fences)
+        self._of_this_topic = len(folds) == len(fences)
 
     def include(
-        self, place: Receipt, values: Mapping[str, str | None], certain: bool
+        self, receipt: Receipt, values: Mapping[str, str | None], certain: bool
     ) -> bool:
-        """Fold a record in, if the item's fence says that it is applied.
+        """Fold the record in if the item's fence includes it.
 
-        Returns whether nothing more is to be said of the record: where no fence can be
-        read, nothing can. One that is not certain may have been left out: only what the item shows of
-        it counts.
+        Returns whether the record needs no finding of its own: it is included, or the
+        item has no readable fence. Of a record that is not `certain` to be in the
+        item, only the values that the item shows are folded in.
         """
         for fold in self._folds:
-            if fold.partition == place.source.partition and place.offset <= fold.fence:
+            same = fold.partition == receipt.source.partition
+            if same and receipt.offset <= fold.fence:
                 shown = self._shape.shown(self._digest or b"", values)
                 held = self._shape.mask(values) if certain else shown
-                fold.add(place.offset, held, shown)
+                fold.add(receipt.offset, held, shown)
                 return True
         return self._unfenced
 
-    def include_misplaced(self, place: Receipt) -> Finding | None:
-        """What a record outside the patient's partition makes of the item, if it is in.
+    def include_misplaced(self, receipt: Receipt) -> Finding | None:
+        """The damage, if the item includes a record outside the patient's partition.
 
-        An earlier release applied it: none is applied now.
+        An earlier release applied such records; this one does not.
         """
-        if not self.include(place, {}, certain=False):
+        if not self.include(receipt, {}, certain=False):
             return None
         return Finding.UNKNOWN if self._unfenced else Finding.DIVERGED
 
     def note(self, finding: Finding, values: Mapping[str, str | None]) -> None:
-        """Keep what was found of a record that is not included.
+        """Keep the finding of a record that is not included.
 
-        An item of a table that was restored may show what is yet to be applied.
+        The item of a restored table may show values of records that are behind.
         """
         self._noted |= {finding}
         if finding is Finding.BEHIND and self._digest is not None:
             self._ahead |= self._shape.shown(self._digest, values)
 
     def findings(self, spans: Spans) -> frozenset[Finding]:
-        """What is found of the patient, once every record was read."""
+        """What is found for the patient, after the last record."""
         if self._digest is None:
             return self._noted
         if self._unfenced:
@@ -208,31 +207,40 @@ class History:
         if any(fold.is_unexplained(spans) for fold in self._folds):
             found.add(Finding.UNKNOWN)
         if any(fold.is_misplaced(spans) for fold in self._folds):
-            # Nothing kept the order of its records: no value proves it right.
-            return frozenset({*found, Finding.DIVERGED})
-        truncated = any(fold.is_truncated(spans) for fold in self._folds)
-        found |= self._judge(self._digest, self._whole and not truncated)
+            # Records of two partitions have no order: no value can be proven right.
+            found.add(Finding.DIVERGED)
+        else:
+            found |= self._judge(self._digest, spans)
         return frozenset(found or {Finding.IN_ORDER})
 
-    def _judge(self, digest: bytes, whole: bool) -> set[Finding]:
-        """Hold the values against the fold.
+    def _judge(self, digest: bytes, spans: Spans) -> set[Finding]:
+        """Compare the item's attributes with the fold of the records.
 
-        Where the history is not whole, only what the retained records hold is judged.
-        An absent value is the earliest of every history.
+        A wrong attribute is stale if the item shows an earlier value or none: every
+        history begins with none. An attribute that no record holds can be judged only
+        if the log retains the whole history.
         """
         held = last = some = 0
         for fold in self._folds:
             held, last, some = held | fold.held, last | fold.last, some | fold.some
+        whole = self._is_whole(spans)
         present = self._shape.present(digest)
-        earlier = some | ~present
         wrong = held & ~last
-        invented = whole and (self._odd or present & ~held & ~self._ahead)
-        judged = {
-            Finding.STALE: wrong & earlier,
-            Finding.DIVERGED: wrong & ~earlier or invented,
+        stale = wrong & (some | ~present)
+        invented = wrong & ~stale
+        if whole:
+            invented |= present & ~held & ~self._ahead
+        findings = {
+            Finding.STALE: stale,
+            Finding.DIVERGED: invented or (whole and self._foreign),
             Finding.NOT_JUDGED: not whole,
         }
-        return {finding for finding, is_so in judged.items() if is_so}
+        return {finding for finding, found in findings.items() if found}
+
+    def _is_whole(self, spans: Spans) -> bool:
+        """Whether the log retains every record that the item includes."""
+        truncated = any(fold.is_truncated(spans) for fold in self._folds)
+        return self._of_this_topic and not truncated
 
 
 def _hash(value: str | None) -> bytes:

@@ -1,36 +1,52 @@
-"""Redrive: a dead letter that is an update after all, published again.
+"""Redrive: dead letters that are updates after all, published again.
 
-In: a letter and its update. Out: a new record on the topic, and the note of it on the
-dead-letter topic. Knows no field.
+In: letters and their updates. Out: new records on the topic, and the notes of them on
+the dead-letter topic. Knows no field.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from profiles.core.records import ProducerRecord
 from profiles.core.updates import Receipt
 from profiles.kafka.dead_letters import DeadLetterWriter, Letter
+from profiles.kafka.producer import NotAcknowledged, Verdict
+
+PublishAll = Callable[[Sequence[ProducerRecord]], Sequence[Verdict]]
 
 
-class NotMarked(Exception):
-    """A letter is redriven, but nothing remembers it: the operator must."""
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """What became of one letter; one that is not `noted` is redriven again next time."""
+
+    letter: Receipt
+    verdict: Verdict
+    noted: bool
 
 
 def redrive(
-    letter: Letter,
-    update: ProducerRecord,
-    publish: Callable[[ProducerRecord], Receipt],
+    batch: Sequence[tuple[Letter, ProducerRecord]],
+    publish_all: PublishAll,
     topic: DeadLetterWriter,
-) -> Receipt:
-    """Publish a letter that is an update after all, and note that it was.
+) -> list[Redriven]:
+    """Publish letters that are updates after all, given in their order, and note it.
 
-    Raises what `publish` raises, or NotMarked.
+    A patient's letters after one that was refused are not noted: the next redrive
+    sends them again from there on, and so keeps their order. Raises what `publish_all`
+    raises.
     """
-    receipt = publish(update)
-    if not topic.mark_redriven(letter.receipt, receipt):
-        raise NotMarked(
-            f"{letter.receipt} is redriven as {receipt}, but Kafka did not acknowledge "
-            "the note of it: redriving again would publish it once more"
-        )
-    return receipt
+    verdicts = publish_all([update for _, update in batch])
+    refused: set[str] = set()
+    accepted: dict[Receipt, Receipt] = {}
+    for (letter, update), verdict in zip(batch, verdicts, strict=True):
+        if isinstance(verdict, NotAcknowledged):
+            refused.add(update.patient_id)
+        elif update.patient_id not in refused:
+            accepted[letter.receipt] = verdict
+    noted = topic.mark_redriven(accepted)
+    return [
+        Redriven(letter.receipt, verdict, letter.receipt in noted)
+        for (letter, _), verdict in zip(batch, verdicts, strict=True)
+    ]

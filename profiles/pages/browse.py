@@ -21,8 +21,15 @@ from profiles.core.items import Item
 from profiles.dynamodb import reader
 from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.reader import Page
-from profiles.pages.cursor import BadCursor, Position
-from profiles.pages.layout import COLUMNS, framed, label, table_unavailable
+from profiles.pages.cursor import BadCursor, Cursor
+from profiles.pages.layout import (
+    COLUMNS,
+    bad_request,
+    framed,
+    label,
+    readable,
+    table_unavailable,
+)
 
 PAGE_SIZE = 50
 NAMES = ("FirstName", "LastName")
@@ -30,12 +37,12 @@ NAMES = ("FirstName", "LastName")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the list's address asks for."""
+    """The query of the list's address."""
 
     patient_id: str
     text: str
     sort: str
-    position: Position
+    cursor: Cursor
 
     @classmethod
     def of(cls, request: HttpRequest) -> Query:
@@ -43,12 +50,12 @@ class Query:
         given = request.GET
         sort = given.get("sort", "")
         if sort.removeprefix("-") not in ("", *COLUMNS):
-            raise BadRequest("There is no such column to sort by.")
+            raise BadRequest("Invalid sort column.")
         try:
-            position = Position.of(given.get("cursor", ""))
+            cursor = Cursor.decode(given.get("cursor", ""))
         except BadCursor as error:
             raise BadRequest(str(error)) from None
-        return cls(given.get("q", ""), given.get("name", "").strip(), sort, position)
+        return cls(given.get("q", ""), given.get("name", "").strip(), sort, cursor)
 
     def address(self, **changed: str) -> str:
         """The address of this query with something changed."""
@@ -56,7 +63,7 @@ class Query:
             "q": self.patient_id,
             "name": self.text,
             "sort": self.sort,
-            "cursor": self.position.cursor(),
+            "cursor": self.cursor.encode(),
         }
         given = {name: text for name, text in {**query, **changed}.items() if text}
         return f"?{urlencode(given)}"
@@ -66,12 +73,14 @@ class Query:
 @require_safe
 def profile_list(request: HttpRequest) -> HttpResponse:
     """A page of profiles in the table's order, or those that a search finds."""
-    query = Query.of(request)
     try:
+        query = Query.of(request)
         found = _find(query)
+    except BadRequest as error:
+        return bad_request(request, error)
     except StoreUnavailable as error:
         return table_unavailable(request, error)
-    profiles = _sorted([items.profile(item) for item in found.items], query.sort)
+    profiles = _sorted([readable(item) for item in found.items], query.sort)
     audit_trail.note(request, "list", [profile[items.KEY] for profile in profiles])
     return framed(
         request,
@@ -89,7 +98,7 @@ def profile_list(request: HttpRequest) -> HttpResponse:
 
 
 def _find(query: Query) -> Page:
-    profiles, after = reader.profiles(), query.position.after
+    profiles, after = reader.profiles(), query.cursor.after
     if query.patient_id:
         item = profiles.get(query.patient_id)
         return Page([] if item is None else [item], None, 1)
@@ -116,7 +125,7 @@ def _folded(text: str) -> str:
 
 
 def _sorted(profiles: list[dict[str, str]], sort: str) -> list[dict[str, str]]:
-    """By one column of this page; what has no value there comes last."""
+    """By one column of this page; profiles without a value there come last."""
     name = sort.removeprefix("-")
     if not name:
         return profiles
@@ -126,18 +135,18 @@ def _sorted(profiles: list[dict[str, str]], sort: str) -> list[dict[str, str]]:
 
 
 def _column(name: str, query: Query) -> dict[str, str]:
-    """A heading: its state for screen readers, and where a click leads."""
+    """A heading: its order for screen readers, and the address that changes it."""
     now = {name: "ascending", f"-{name}": "descending"}.get(query.sort, "none")
     then = {"ascending": f"-{name}", "descending": ""}.get(now, name)
     return {"label": label(name), "sorted": now, "address": query.address(sort=then)}
 
 
 def _previous(query: Query) -> str:
-    previous = query.position.previous
-    return "" if previous is None else query.address(cursor=previous.cursor())
+    previous = query.cursor.previous
+    return "" if previous is None else query.address(cursor=previous.encode())
 
 
 def _following(query: Query, found: Page) -> str:
     if found.next_after is None:
         return ""
-    return query.address(cursor=query.position.next(found.next_after).cursor())
+    return query.address(cursor=query.cursor.next(found.next_after).encode())

@@ -1,26 +1,28 @@
-"""The chart: samples as lines on a grid. Plain Python: it calls nobody.
+"""The chart: rates over time as lines on a grid. Plain Python: it calls nobody.
 
-In: counts over time. Out: what an SVG of a fixed size shows: the lines' points, the
-grid and its labels.
+In: counts over time. Out: what an SVG of a fixed size shows: the points of each line, and
+the grid's labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 WIDTH, HEIGHT = 720, 200
 LATEST_S = 10.0
-"""What "now" is: over less, a rate jumps with every batch."""
+"""The latest rate is the average of so long: of less, it jumps with every batch."""
 
 Count = tuple[float, int]
-"""When, in seconds, and how many until then."""
+"""A moment in seconds, and how many there were up to it."""
+Rate = tuple[float, float]
+"""A moment in seconds, and how many a second there were since the count before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: the points of a polyline, and the rates a second that people read."""
+    """One line: the points of an SVG polyline, and two of its rates for the text."""
 
     points: str
     latest: float
@@ -29,52 +31,76 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """The lines, and the height of the grid's marks by their labels."""
+    """The lines, and the grid's marks: the height and the label of each."""
 
     lines: Sequence[Line]
     marks: Sequence[tuple[float, str]]
 
 
-def chart(series: Sequence[Sequence[Count]], seconds: float) -> Chart:
-    """The rate of each series over the last so many seconds, on one scale."""
-    rates = [[*_rates(counts)] for counts in series]
-    top = _round_up(max((rate for line in rates for _, rate in line), default=0))
-    latest = max((at for line in rates for at, _ in line), default=0.0)
-    lines = [
-        Line(
-            " ".join(
-                f"{WIDTH * (1 - (latest - at) / seconds):.1f},{_height(rate, top):.1f}"
-                for at, rate in line
-            ),
-            _latest(counts),
-            max((rate for _, rate in line), default=0.0),
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where a moment and a rate are on the chart: it ends at `end_s` and at `top`."""
+
+    end_s: float
+    seconds: float
+    top: float
+
+    def x(self, at_s: float) -> float:
+        return WIDTH * (1 - (self.end_s - at_s) / self.seconds)
+
+    def y(self, rate: float) -> float:
+        return HEIGHT * (1 - rate / self.top)
+
+    def points(self, rates: Sequence[Rate]) -> str:
+        return " ".join(
+            f"{self.x(at_s):.1f},{self.y(rate):.1f}" for at_s, rate in rates
         )
-        for line, counts in zip(rates, series, strict=True)
+
+    def marks(self) -> list[tuple[float, str]]:
+        rates = (0, self.top / 2, self.top)
+        return [(self.y(rate), f"{rate:g}") for rate in rates]
+
+
+def chart(series: Sequence[Sequence[Count]], seconds: float) -> Chart:
+    """The rate of each series over the last `seconds`, all on one grid."""
+    rates = [_rates(counts) for counts in series]
+    grid = _grid([rate for each in rates for rate in each], seconds)
+    lines = [
+        Line(grid.points(each), _latest(counts), _highest(each))
+        for each, counts in zip(rates, series, strict=True)
     ]
-    marks = [(_height(top * part, top), f"{top * part:g}") for part in (0, 0.5, 1)]
-    return Chart(lines, marks)
+    return Chart(lines, grid.marks())
 
 
-def _rates(counts: Sequence[Count]) -> Iterator[Count | tuple[float, float]]:
-    for (start, before), (end, after) in pairwise(counts):
-        yield end, max(0.0, (after - before) / (end - start))
+def _rates(counts: Sequence[Count]) -> list[Rate]:
+    """The rate between each two counts; offsets that were set back are no rate."""
+    return [
+        (end_s, max(0.0, (after - before) / (end_s - start_s)))
+        for (start_s, before), (end_s, after) in pairwise(counts)
+    ]
+
+
+def _grid(rates: Sequence[Rate], seconds: float) -> Grid:
+    """The grid that all the rates fit on."""
+    end_s = max((at_s for at_s, _ in rates), default=0.0)
+    return Grid(end_s, seconds, _round_up(_highest(rates)))
+
+
+def _highest(rates: Sequence[Rate]) -> float:
+    return max((rate for _, rate in rates), default=0.0)
 
 
 def _latest(counts: Sequence[Count]) -> float:
-    """The rate over the last moments."""
-    if len(counts) < 2:
+    """The average rate of the last LATEST_S."""
+    recent = [count for count in counts if count[0] >= counts[-1][0] - LATEST_S]
+    if len(recent) < 2:
         return 0.0
-    end, last = counts[-1]
-    start, first = next(c for c in counts if c[0] >= end - LATEST_S)
-    return max(0.0, (last - first) / (end - start)) if end > start else 0.0
-
-
-def _height(rate: float, top: float) -> float:
-    return HEIGHT * (1 - rate / top)
+    [(_, rate)] = _rates([recent[0], recent[-1]])
+    return rate
 
 
 def _round_up(rate: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50 ...: a scale that people read and that rests."""
+    """The next of 1, 2, 5, 10, 20, 50 ...: a scale that is easy to read, and rests."""
     step = 1.0
     while True:
         for factor in (1, 2, 5):

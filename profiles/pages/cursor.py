@@ -1,7 +1,7 @@
-"""The position: where a reader of the list is, and the way back.
+"""The cursor: the page of the list that a reader is on, and the pages before it.
 
-In: the PatientIds after which the pages so far began. Out: a signed cursor, so that an
-address can be reloaded and sent on, and holds nothing but what we wrote.
+In: the PatientIds after which the pages so far began. Out: signed text for an address,
+so that it can be reloaded and shared, and holds only what this service wrote.
 """
 
 from __future__ import annotations
@@ -12,64 +12,66 @@ from django.core import signing
 
 MOST_KEYS = 40
 MOST_CHARACTERS = 1500
-"""An address has limits; the way back is forgotten from its far end."""
+"""The length of an address is limited: a long cursor drops its oldest keys."""
 
 _SALT = "profiles.pages.cursor"
 
 
 class BadCursor(ValueError):
-    """The cursor is not one of ours."""
+    """This service did not sign the cursor."""
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """The keys that pages began after, oldest first; `forgotten` counts earlier ones.
+class Cursor:
+    """The keys after which pages began, oldest first; `dropped` counts earlier ones.
 
     Without keys it is the first page.
     """
 
     keys: tuple[str, ...] = ()
-    forgotten: int = 0
+    dropped: int = 0
 
     @property
     def after(self) -> str | None:
-        """The PatientId that this page begins after."""
+        """The PatientId after which this page begins."""
         return self.keys[-1] if self.keys else None
 
     @property
     def number(self) -> int:
         """This page's number, from 1 on."""
-        return len(self.keys) + self.forgotten + 1
+        return len(self.keys) + self.dropped + 1
 
     @property
-    def previous(self) -> Position | None:
-        """The page before, as far as it is remembered."""
-        if not self.keys or (len(self.keys) == 1 and self.forgotten):
+    def previous(self) -> Cursor | None:
+        """The page before; None if this is the first, or if that key was dropped."""
+        if not self.keys or (len(self.keys) == 1 and self.dropped):
             return None
-        return Position(self.keys[:-1], self.forgotten)
+        return Cursor(self.keys[:-1], self.dropped)
 
-    def next(self, after: str) -> Position:
+    def next(self, after: str) -> Cursor:
         """The page that begins after this key."""
-        keys, forgotten = (*self.keys, after), self.forgotten
-        while len(keys) > 1 and (
-            len(keys) > MOST_KEYS or sum(map(len, keys)) > MOST_CHARACTERS
-        ):
-            keys, forgotten = keys[1:], forgotten + 1
-        return Position(keys, forgotten)
+        keys, dropped = (*self.keys, after), self.dropped
+        while len(keys) > 1 and _is_long(keys):
+            keys, dropped = keys[1:], dropped + 1
+        return Cursor(keys, dropped)
 
-    def cursor(self) -> str:
-        """The position as text; the first page's is empty."""
+    def encode(self) -> str:
+        """The cursor as text; the first page's is empty."""
         if not self.keys:
             return ""
-        return signing.dumps([self.forgotten, *self.keys], salt=_SALT, compress=True)
+        return signing.dumps([self.dropped, *self.keys], salt=_SALT, compress=True)
 
     @classmethod
-    def of(cls, cursor: str) -> Position:
-        """Read what `cursor` wrote; raises BadCursor."""
-        if not cursor:
+    def decode(cls, text: str) -> Cursor:
+        """Read what `encode` wrote; raises BadCursor."""
+        if not text:
             return cls()
         try:
-            forgotten, *keys = signing.loads(cursor, salt=_SALT)
+            dropped, *keys = signing.loads(text, salt=_SALT)
         except signing.BadSignature:
-            raise BadCursor("The cursor is not one of ours.") from None
-        return cls(tuple(keys), forgotten)
+            raise BadCursor("Invalid cursor.") from None
+        return cls(tuple(keys), dropped)
+
+
+def _is_long(keys: tuple[str, ...]) -> bool:
+    return len(keys) > MOST_KEYS or sum(map(len, keys)) > MOST_CHARACTERS

@@ -9,7 +9,7 @@ patient in another one is a dead letter. Never writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -19,7 +19,9 @@ from profiles.core.records import InvalidRecord, Record, key_of, partition_of
 from profiles.core.updates import Receipt
 from profiles.kafka.reader import LogReader
 
-FIRST_WINDOW = 500
+FIRST_STRETCH = 500
+GROWTH = 4
+"""Each stretch is so many times as long as the one before: each costs a fetch."""
 
 
 class Fate(StrEnum):
@@ -44,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The entries of a stretch of one partition; `read` may be shorter than asked.
+    """The entries of the offsets `read` of one partition, which retains `retained`.
 
     `strays` are the other partitions that the item includes records of.
     """
@@ -57,38 +59,37 @@ class Timeline:
 
     @property
     def cut(self) -> bool:
-        """Whether older records were not looked at."""
+        """Whether older records were not read."""
         return self.read.start > self.retained.start
 
 
 @dataclass(slots=True)
 class Budget:
-    """What one reading may cost; it ends with the stretch that exceeds it."""
+    """What one reading may cost: bytes of values, seconds, and entries found."""
 
-    records: int = 20_000
     bytes: int = 16 * 1024 * 1024
-    seconds: float = 2.0
+    seconds: float = 1.0
     entries: int = 100
-    spent_records: int = 0
     spent_bytes: int = 0
-    started: float = field(default_factory=time.monotonic)
+    spent_records: int = 0
+    started: float = field(default_factory=lambda: time.monotonic())
 
-    def count(self, records: Iterator[Record]) -> Iterator[Record]:
-        """Pass the records on, and book them."""
-        for record in records:
-            self.spent_records += 1
-            self.spent_bytes += len(record.value or b"")
-            yield record
+    def spend(self, records: int, size: int) -> None:
+        """Count the offsets of a stretch, and the bytes of its values."""
+        self.spent_records += records
+        self.spent_bytes += size
 
-    def next_window(self, last: int) -> int:
-        """How many offsets to look at next: twice as many, if they are affordable."""
-        left = min(self.records - self.spent_records, self._affordable())
-        late = time.monotonic() - self.started > self.seconds
-        return 0 if late else max(0, min(2 * last, left))
+    def next_stretch(self, last: int) -> int:
+        """How many offsets to read next: GROWTH times as many, if that is affordable.
 
-    def _affordable(self) -> int:
-        average = self.spent_bytes / max(1, self.spent_records)
-        return int((self.bytes - self.spent_bytes) / max(1.0, average))
+        What a record costs is known from those read so far.
+        """
+        spent_s = time.monotonic() - self.started
+        affordable = min(
+            self.spent_records * (self.bytes / max(self.spent_bytes, 1) - 1),
+            self.spent_records * (self.seconds / max(spent_s, 1e-6) - 1),
+        )
+        return max(0, min(GROWTH * last, int(affordable)))
 
 
 def read(
@@ -103,43 +104,56 @@ def read(
 
     Raises LogMoved or KafkaUnavailable.
     """
-    budget = budget or Budget()
-    partition = partition_of(patient_id, log.topic.partitions)
+    partitions = log.topic.partitions
+    partition = partition_of(patient_id, partitions)
     retained = log.spans([partition])[partition]
-    end = retained.stop if before is None else min(max(before, 0), retained.stop)
+    stop = retained.stop if before is None else min(max(before, 0), retained.stop)
+    wanted = range(retained.start, stop)
+    found, start = _newest(log, patient_id, wanted, budget or Budget())
+    entries = [_entry(record, item, committed, partitions) for record in found]
+    strays = sorted(_included(item, log.topic.id) - {partition})
+    return Timeline(partition, entries, range(start, stop), retained, strays)
+
+
+def _newest(
+    log: LogReader, patient_id: str, span: range, budget: Budget
+) -> tuple[list[Record], int]:
+    """The patient's newest records of these offsets, newest first.
+
+    Also returns the offset back to which all were read.
+    """
+    key = key_of(patient_id)
+    partition = partition_of(patient_id, log.topic.partitions)
     found: list[Record] = []
-    start, window = end, FIRST_WINDOW
-    while start > retained.start and window and len(found) < budget.entries:
-        stretch = range(max(retained.start, start - window), start)
-        records = budget.count(log.records({partition: stretch}))
-        key = key_of(patient_id)
-        found += reversed([record for record in records if record.key == key])
-        start, window = stretch.start, budget.next_window(window)
+    start, stretch = span.stop, FIRST_STRETCH
+    while start > span.start and stretch and len(found) < budget.entries:
+        part = range(max(span.start, start - stretch), start)
+        records, size = log.search(key, partition, part)
+        found += reversed(records)
+        budget.spend(len(part), size)
+        start, stretch = part.start, budget.next_stretch(stretch)
     if len(found) > budget.entries:
         found = found[: budget.entries]
         start = found[-1].offset
-    partitions = log.topic.partitions
-    entries = [_entry(record, item, committed, partitions) for record in found]
-    strays = sorted(_included(item, log.topic.id) - {partition})
-    return Timeline(partition, entries, range(start, end), retained, strays)
+    return found, start
 
 
 def _included(item: Item | None, topic_id: str) -> set[int]:
     """The partitions of the topic that the item includes records of."""
-    places = items.fence_receipts(item or {})
-    sources = {place.source for place in places if place is not None}
+    receipts = items.fence_receipts(item or {})
+    sources = {receipt.source for receipt in receipts if receipt is not None}
     return {source.partition for source in sources if source.topic_id == topic_id}
 
 
 def _entry(record: Record, item: Item | None, committed: int, partitions: int) -> Entry:
-    place = Receipt(record.source, record.offset)
+    receipt = Receipt(record.source, record.offset)
     passed = record.offset < committed
     try:
         update = serializers.decode(record, partitions)
     except InvalidRecord as error:
         fate = Fate.DEAD_LETTERED if passed else Fate.WAITING
-        return Entry(place, record.timestamp_ms, fate, reason=str(error))
+        return Entry(receipt, record.timestamp_ms, fate, reason=str(error))
     fate = Fate.MISSING if passed else Fate.WAITING
-    if item is not None and items.includes(item, place):
+    if item is not None and items.includes(item, receipt):
         fate = Fate.APPLIED
-    return Entry(place, record.timestamp_ms, fate, update.fields)
+    return Entry(receipt, record.timestamp_ms, fate, update.fields)

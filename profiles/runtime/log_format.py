@@ -1,7 +1,7 @@
-"""Telemetry: what the processes tell about themselves.
+"""The log's format: what a line shows, and what it leaves out.
 
-In: log records, and exceptions that nobody caught. Out: fewer lines, and none with the
-text of an exception: it may quote what a client sent. Knows no profile.
+In: log records, and unhandled exceptions. Out: fewer lines, and none with the text of
+an exception: it may quote what a client sent. Knows no profile.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
-SILENCE_S = 10.0
+REPEAT_S = 10.0
 _QUERY = re.compile(r"\?\S*")
 
 
 class Repeats(logging.Filter):
-    """Passes a line of librdkafka once in SILENCE_S per client and kind.
+    """Passes a line of librdkafka once in REPEAT_S per client and kind.
 
-    A broker that is away is reported up to twenty times a second otherwise.
+    Otherwise it reports a broker that is down up to twenty times a second.
     """
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Repeats(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         kind = record.args[:2] if isinstance(record.args, tuple) else record.msg
         now = time.monotonic()
-        if now - self._passed.get(kind, -SILENCE_S) < SILENCE_S:
+        if now - self._passed.get(kind, -REPEAT_S) < REPEAT_S:
             return False
         self._passed[kind] = now
         return True
 
 
 class Frames(logging.Formatter):
-    """Tells of an exception where it was raised and its type, not its text."""
+    """Shows an exception's frames and its type, without its text."""
 
     def formatException(
         self,
@@ -53,22 +53,22 @@ class Frames(logging.Formatter):
 
 
 class JsonLines(Frames):
-    """One JSON object a line, for what collects the logs in production."""
+    """One JSON object a line, for log collectors."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        line = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info:
-            told["frames"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(told).decode()
+            line["frames"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line).decode()
 
 
 class NoQuery(logging.Filter):
-    """Takes the query out of the development server's lines: people search by name."""
+    """Removes the query from the development server's lines: people search by name."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple) and record.args:
@@ -77,8 +77,8 @@ class NoQuery(logging.Filter):
         return True
 
 
-def log_uncaught() -> None:
-    """Hand what nobody caught to the log: the interpreter would print its text."""
+def log_unhandled() -> None:
+    """Log unhandled exceptions: the interpreter would print their text."""
 
     def hook(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
@@ -86,7 +86,7 @@ def log_uncaught() -> None:
         if issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
         else:
-            log.critical("nobody caught it", exc_info=(kind, error, trace))
+            log.critical("unhandled exception", exc_info=(kind, error, trace))
 
     def hook_args(args: threading.ExceptHookArgs | sys.UnraisableHookArgs) -> None:
         if args.exc_value is not None:
@@ -98,10 +98,10 @@ def log_uncaught() -> None:
 
 
 def _frames(error: BaseException) -> str:
-    """Its frames, after those of what led to it."""
-    before = error.__cause__ or (
+    """Its frames, after those of its cause."""
+    cause = error.__cause__ or (
         None if error.__suppress_context__ else error.__context__
     )
     lines = [*traceback.format_tb(error.__traceback__), type(error).__qualname__]
-    told = "".join(lines)
-    return told if before is None else f"{_frames(before)}\nthen\n{told}"
+    shown = "".join(lines)
+    return shown if cause is None else f"{_frames(cause)}\nthen\n{shown}"

@@ -178,7 +178,7 @@ UNREADABLE = {
     "a duplicate key": b'{"PatientId": "1", "PatientId": "2"}',
     "a lone surrogate": rb'{"PatientId": "\ud800"}',
     "no UTF-8": b'{"PatientId": "\xff"}',
-    "a byte order mark": b'\xef\xbb\xbf{"PatientId": "1"}',
+    "a byte order mark further in": b'\xef\xbb\xbf\xef\xbb\xbf{"PatientId": "1"}',
     "30,000 brackets": b"[" * 30_000,
     "30,000 pairs": b"[" * 30_000 + b"]" * 30_000,
     "5,000 digits": b'{"PatientId": ' + b"9" * 5000 + b"}",
@@ -190,6 +190,24 @@ UNREADABLE = {
 def test_unreadable_json_is_a_problem_that_says_why(post, publisher, body):
     assert "not valid JSON" in problem(post(body), 400)["detail"]
     assert publisher.published == []
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"PatientId": "1"}', JSON),
+        (b'[{"PatientId": "1"}]', JSON),
+        (b'{"PatientId": "1"}\n', "application/x-ndjson"),
+    ],
+)
+def test_a_byte_order_mark_is_skipped(post, publisher, body, content_type):
+    assert post(b"\xef\xbb\xbf" + body, content_type).status_code == 202
+    assert [update.patient_id for update in publisher.published] == ["1"]
+
+
+def test_an_unknown_field_says_what_it_may_have_meant(post):
+    errors = problem(post(b'{"PatientID": "1"}'), 400)["errors"]
+    assert errors["PatientID"] == ["Unknown field. Did you mean PatientId?"]
 
 
 def test_an_empty_body_is_no_json(post):

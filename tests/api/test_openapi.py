@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import re
 from typing import Any
 
 import jsonschema
 import pytest
-import requests
 from django.test import Client
 
 from profiles.access import callers
 from profiles.api import bodies, problems, views
 from profiles.core import serializers
-from tests import identity, stack
+from tests import stack
 
 
 @pytest.fixture
@@ -37,7 +33,9 @@ def test_every_field_is_told_with_its_limit(schema):
     assert told["required"] == ["PatientId"]
     assert told["properties"]["FirstName"]["maxLength"] == 100
     assert "Female" in told["properties"]["Sex"]["enum"]
-    assert told["properties"]["DateOfBirth"]["format"] == "date"
+    pattern = told["properties"]["DateOfBirth"]["pattern"]
+    for born in ("1984", "1984-02", "1984-02-29", "1984-13", "1984-1-1", "1984-02-32"):
+        assert bool(re.search(pattern, born)) == bool(serializers.date_of(born))
 
 
 READING = {"200", "400", "401", "403", "406", "429", "503"}
@@ -163,47 +161,3 @@ def test_the_longest_wait_is_told(schema):
         operation = schema["paths"][f"/patientprofile{path}"][method]
         assert told in str(operation["parameters"])
     assert f"({told})" in (stack.ROOT / "docs/http.md").read_text()
-
-
-@pytest.mark.stack
-def test_schemathesis_finds_no_undocumented_answer(tmp_path: Path):
-    """No 5xx is documented but 503 and 504; a POST here meets neither."""
-    known = {
-        "JWT_ISSUER": identity.ISSUER,
-        "JWT_AUDIENCE": identity.AUDIENCE,
-        "JWT_LOCAL_KEY": identity.LOCAL_KEY,
-    }
-    token = identity.local_token()
-    with (
-        stack.embedded(tmp_path) as engines,
-        stack.Web(tmp_path, {**engines.environ, **known}) as web,
-        engines.member(),
-    ):
-        done = subprocess.run(
-            [
-                *(str(Path(sys.executable).with_name("schemathesis")), "run"),
-                f"{web.url}/api/schema",
-                *("--checks", "status_code_conformance"),
-                *("--checks", "content_type_conformance,response_schema_conformance"),
-                *("--header", f"Authorization: Bearer {token}"),
-                *("--request-timeout", "40"),
-                *("--max-examples", "40", "--seed", "1", "--no-color"),
-                *("--phases", "examples,coverage,fuzzing"),
-            ],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(stack.ROOT),
-                "SCHEMATHESIS_HOOKS": "tests.lines",
-            },
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        figures = requests.get(f"{web.url}/metrics", timeout=10).text
-        web.stop()
-    sys.stdout.write(done.stdout[-2000:])
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert "Authentication failed" not in done.stdout
-    assert 'profile_requests_refused_total{status="4' in figures
-    assert 'profile_requests_refused_total{status="5' not in figures

@@ -12,7 +12,7 @@ from django.test import Client
 from profiles.dynamodb import health
 from profiles.kafka import topics
 from profiles.kafka.topics import KafkaUnavailable, WrongTopic
-from profiles.runtime.background import Look
+from profiles.runtime.background import Reading
 from tests.fakes import TOPIC
 
 PROBLEM = "application/problem+json"
@@ -103,9 +103,9 @@ class Observed:
     def __init__(self, problem: str) -> None:
         self.problem = problem
 
-    def look(self, by_s: float) -> Look[object]:
-        assert by_s < time.monotonic() + 0.5
-        return Look(None, self.problem)
+    def latest(self, by: float) -> Reading[object]:
+        assert by < time.monotonic() + 0.5
+        return Reading(None, self.problem)
 
 
 @pytest.fixture(params=["", "DynamoDB does not answer"], ids=["answers", "away"])

@@ -327,3 +327,13 @@ def test_a_patients_partition_is_the_one_that_kafkas_own_client_picks():
         ours = [records.partition_of(patient, partitions) for patient in patients]
         keys = [records.key_of(patient) for patient in patients]
         assert ours == murmur2_partitions(keys, partitions)
+
+
+@pytest.mark.parametrize("fence", [{"S": "41"}, {"B": b"41"}, {"N": "41.5"}], ids=repr)
+def test_a_damaged_item_is_readable_and_includes_no_receipt(table, fence):
+    damaged = {items.fence_name(SOURCE): fence, "Phone": {"B": b"\xff"}}
+    table({"PatientId": {"S": PATIENT}, **damaged})
+    answer = Client().get(f"/patientprofile/{PATIENT}")
+    assert answer.json() == {"PatientId": PATIENT, "Phone": "unreadable"}
+    assert get().status_code == 504
+    assert post("wait=1").status_code == 202

@@ -1,4 +1,4 @@
-"""A real browser before a running service. Imports nothing of the product."""
+"""A real browser and a running service. Imports nothing of the product."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def consumer(the_consumer: Engine) -> Engine:
 
 @pytest.fixture
 def no_consumer(the_consumer: Engine) -> Engine:
-    """The one consumer, stopped: what is accepted waits."""
+    """The one consumer, stopped: accepted updates wait."""
     the_consumer.stop()
     return the_consumer
 
 
 @pytest.fixture
 def open_page(browser: Browser, web: Web) -> Iterator[Page]:
-    """A page at the service's address; a complaint in its console is a failure."""
-    complaints: list[str] = []
+    """A page at the service's address; a message in its console is a failure."""
+    messages: list[str] = []
     with browser.new_context(base_url=web.url, viewport=chromium.WIDE) as context:
         page = context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda said: complaints.append(said.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("console", lambda message: messages.append(message.text))
         yield page
-    assert complaints == []
+    assert messages == []

@@ -1,4 +1,4 @@
-"""What the browser's tests ask of the service, over the wire."""
+"""The service as the browser tests use it over the wire."""
 
 from __future__ import annotations
 

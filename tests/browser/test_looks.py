@@ -1,6 +1,6 @@
-"""Every page in light, dark and narrow: accessible, fitting, and put down as a picture.
+"""Every page in light, dark and narrow: accessible, and no wider than the window.
 
-The pictures are for people to look at: `var/screenshots/`.
+It leaves screenshots for people to look at: `var/screenshots/`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ SCREENSHOTS = Path(__file__).resolve().parents[2] / "var" / "screenshots"
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
-    "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},
+    "narrow": {"viewport": {"width": 375, "height": 812}, "color_scheme": "light"},
 }
 SHOWN = "shown/1"
+LONG = "x" * 128
 VISITED = {
     "profiles": "/profiles/?name=Shown",
     "sorted": "/profiles/?name=Shown&sort=-FirstName",
@@ -40,14 +41,18 @@ VISITED = {
     "profile": detail(SHOWN),
     "misplaced": detail("shown/2"),
     "waiting": detail("shown/waiting"),
+    "long": detail(LONG),
     "unknown": "/profiles/nobody/",
     "pipeline": "/pipeline/",
+    "bad-request": "/profiles/?cursor=x",
+    "not-found": "/pipeline/nothing",
+    "sign-in": "/admin/login/",
 }
 
 
 @pytest.fixture(scope="module")
 def scenery(web, running, the_consumer):
-    """Something of everything that the pages show."""
+    """An example of everything that the pages show."""
     if not the_consumer.running:
         the_consumer.start()
     names = ["John", "Ana", "Zo\u00eb", "Li"]
@@ -79,6 +84,7 @@ def scenery(web, running, the_consumer):
         ExpressionAttributeValues={":f": {"N": "0"}},
     )
     post(web, {"PatientId": "shown/waiting", "FirstName": "Tom"})
+    post(web, {"PatientId": LONG, "FirstName": "W" * 100, "Address": "1 High St " * 20})
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from profiles.core import items
-from profiles.core.updates import MergedUpdate, Source, merge
+from profiles.core.updates import MergedUpdate, Receipt, Source, merge
 from profiles.dynamodb.writer import TableWriter
 from tests.fakes import NOW_MS, OURS, SOURCE, FakeDynamoDB, update_at
 
@@ -131,10 +133,54 @@ def test_each_source_has_a_fence_of_its_own():
     other = MergedUpdate("1", {}, OTHER_SOURCE, 2, NOW_MS)
     write(client, [update_at(7)])
     write(client, [other])
-    assert items.fences(client.items["1"]) == {
-        items.fence_name(SOURCE): 7,
-        items.fence_name(OTHER_SOURCE): 2,
-    }
+    assert [*items.fence_receipts(client.items["1"])] == [
+        Receipt(SOURCE, 7),
+        Receipt(OTHER_SOURCE, 2),
+    ]
+
+
+DAMAGED: dict[str, Any] = {
+    "a field in bytes": {"Phone": {"B": b"\xff"}},
+    "a field that is a number": {"Phone": {"N": "1"}},
+    "a field that is a list": {"Phone": {"L": [{"S": "x"}]}},
+    "UpdatedAt is null": {"UpdatedAt": {"NULL": True}},
+    "a fence in bytes": {"_fence:topic-1:0": {"B": b"\xff"}},
+    "a fence that is text": {"_fence:topic-1:0": {"S": "7"}},
+    "a fence with a fraction": {"_fence:topic-1:0": {"N": "7.5"}},
+    "a fence below zero": {"_fence:topic-1:0": {"N": "-7"}},
+    "a huge fence": {"_fence:topic-1:0": {"N": "9" * 38}},
+    "a fence with an exponent": {"_fence:topic-1:0": {"N": "1E+125"}},
+    "a fence of no partition": {"_fence:topic-1:x": {"N": "7"}},
+    "a fence of nothing": {"_fence:": {"N": "7"}},
+    "a mark in bytes": {"_incarnation": {"B": b"\xff"}},
+    "a set of ours": {"_new": {"SS": ["x"]}},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_item_can_be_read(damage):
+    client = FakeDynamoDB()
+    write(client, [update_at(7, Phone="1")])
+    item = {**client.items["1"], **damage}
+    assert items.profile(item)["PatientId"] == "1"
+    assert isinstance(items.etag(item), str)
+    assert isinstance(items.includes(item, Receipt(SOURCE, 7)), bool)
+    assert len([*items.fence_receipts(item)]) in (1, 2)
+    assert items.held_by(item) in (OURS, None)
+
+
+@pytest.mark.parametrize("value", [{"B": b"1"}, {"N": "1"}, {"NULL": True}], ids=repr)
+def test_a_field_that_is_not_text_is_shown_as_unreadable(value):
+    item = {"PatientId": {"S": "1"}, "Phone": value, "_x": value}
+    assert items.profile(item) == {"PatientId": "1", "Phone": "unreadable"}
+
+
+@pytest.mark.parametrize("fence", [{"S": "7"}, {"B": b"7"}, {"N": "7.5"}, {"N": "-7"}])
+def test_a_fence_that_is_no_offset_names_no_receipt_and_includes_nothing(fence):
+    item = {"PatientId": {"S": "1"}, items.fence_name(SOURCE): fence}
+    assert [*items.fence_receipts(item)] == [None]
+    assert not items.includes(item, Receipt(SOURCE, 0))
+    assert not items.has_sound_fence(item, SOURCE)
 
 
 def test_a_patient_id_alone_is_an_update_too():

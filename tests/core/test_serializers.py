@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime
 from itertools import product
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +15,8 @@ from rest_framework.exceptions import ValidationError
 
 from profiles.core import records, serializers
 from profiles.core.records import NotStrictJSON, ProducerRecord
-from profiles.core.updates import Update
-from tests.fakes import record_of
+from profiles.core.updates import MergedUpdate
+from tests.fakes import NOW_MS, SOURCE, record_of
 
 # Characters that JSON and the fields allow: no surrogates, no controls.
 CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"])
@@ -28,7 +29,11 @@ def text(most: int) -> st.SearchStrategy[str]:
 VALID = {
     "FirstName": text(100),
     "LastName": text(100),
-    "DateOfBirth": st.dates().map(date.isoformat),
+    "DateOfBirth": st.builds(
+        lambda day, length: day.isoformat()[:length],
+        st.dates(max_value=date(2025, 12, 31)),
+        st.sampled_from([4, 7, 10]),
+    ),
     "Sex": st.sampled_from(["Female", "Male", "Other", "Unknown"]),
     "IsPregnant": st.sampled_from([True, False, "True", "False"]),
     "Email": st.sampled_from(["a@example.org", "john.doe+x@example.co.uk"]),
@@ -45,6 +50,10 @@ def parse(body: object) -> ProducerRecord:
     return serializers.parse(json.dumps(body).encode())
 
 
+fast_path = serializers.parse_at_once
+exact_path = serializers._parse_exactly
+
+
 def test_every_declared_field_is_tried():
     assert {"PatientId", *VALID} == serializers.PatientProfile().fields.keys()
 
@@ -58,7 +67,8 @@ def test_what_the_api_accepts_is_never_dead_lettered(body, escaped):
     assert serializers.validate(record) == accepted
     fields = {n: None if value is None else str(value) for n, value in body.items()}
     del fields["PatientId"]
-    assert serializers.decode(record, 1) == Update(str(body["PatientId"]), fields)
+    update = MergedUpdate(str(body["PatientId"]), fields, SOURCE, 0, NOW_MS)
+    assert serializers.decode(record, 1) == update
 
 
 def test_the_largest_update_is_under_the_record_limit():
@@ -104,6 +114,56 @@ def test_an_address_has_lines():
     assert json.loads(update.value)["Address"] == "1 High St\nLeeds"
 
 
+@pytest.mark.parametrize("born", ["1984", "1984-02", "1984-02-29", "0001", "1899-12"])
+def test_a_date_of_birth_is_a_year_a_month_or_a_day(born):
+    update = parse({"PatientId": "1", "DateOfBirth": born})
+    assert json.loads(update.value)["DateOfBirth"] == born
+
+
+def test_a_date_is_what_the_calendar_has():
+    texts = [f"{year:04}-{month:02}" for year in (0, 1, 1900) for month in range(14)]
+    days = [f"{month}-{day:02}" for month in texts for day in range(33)]
+    for text in [*texts, *days]:
+        whole = text if len(text) == 10 else f"{text}-01"
+        try:
+            msgspec.convert(whole, date)
+        except msgspec.ValidationError:
+            assert serializers.date_of(text) is None
+        else:
+            assert serializers.date_of(text) == text
+
+
+@pytest.fixture
+def new_year(monkeypatch):
+    """It is 10:30 on the last day of 2030 in UTC: 2031 has begun in the first zone."""
+    moment = datetime(2030, 12, 31, 10, 30, tzinfo=UTC)
+    clock = type("Clock", (), {"now": staticmethod(moment.astimezone)})
+    monkeypatch.setattr(serializers, "datetime", clock)
+
+
+def born_on(text: str) -> bytes:
+    return json.dumps({"PatientId": "1", "DateOfBirth": text}).encode()
+
+
+@pytest.mark.parametrize("born", ["2031-01-01", "2031-01", "2031", "2030-12-31"])
+def test_a_date_of_birth_may_be_today_in_any_time_zone(new_year, born):
+    update = serializers.parse(born_on(born))
+    assert serializers.parse_array(b"[" + born_on(born) + b"]", most=1) == [update]
+
+
+@pytest.mark.parametrize("born", ["2031-01-02", "2031-02", "2032", "9999-12-31"])
+def test_a_posted_date_of_birth_is_not_in_the_future(new_year, born):
+    assert serializers.parse_array(b"[" + born_on(born) + b"]", most=1) is None
+    with pytest.raises(ValidationError) as refused:
+        serializers.parse(born_on(born))
+    assert refused.value.detail == {"DateOfBirth": ["In the future."]}
+
+
+def test_a_record_is_an_update_whatever_the_clock_says():
+    record = record_of(b'{"PatientId":"1","DateOfBirth":"9999-12-31"}')
+    assert serializers.decode(record, 1).fields == {"DateOfBirth": "9999-12-31"}
+
+
 REFUSED: dict[str, list[Any]] = {
     "PatientId": [
         None,
@@ -124,6 +184,14 @@ REFUSED: dict[str, list[Any]] = {
     "DateOfBirth": [
         "2024-02-30",
         "1984-1-1",
+        "1984-13",
+        "1984-00",
+        "1984-1",
+        "984",
+        "0000",
+        "1984-01-",
+        "1984W01",
+        "",
         "19840101",
         "1984-W01-1",
         "1984-01-01T00:00:00",
@@ -159,6 +227,40 @@ def test_all_bad_fields_are_named_at_once():
     assert {*named} == {"PatientId", "Sex", "Shoe", "patientid"}
 
 
+@pytest.mark.parametrize(
+    ("posted", "meant"),
+    [
+        ("PatientID", "PatientId"),
+        ("patient_id", "PatientId"),
+        ("firstname", "FirstName"),
+        ("E-Mail", "Email"),
+        ("Adress", "Address"),
+        ("date_of_birth", "DateOfBirth"),
+    ],
+)
+def test_an_unknown_field_says_which_one_it_may_have_meant(posted, meant):
+    with pytest.raises(ValidationError) as refused:
+        parse({"PatientId": "1", posted: "x"})
+    says = f"Unknown field. Did you mean {meant}?"
+    assert refused.value.detail == {posted: [says]}
+
+
+@pytest.mark.parametrize("name", ["Shoe", "", "x" * 60_000, "FirstName" * 4])
+def test_an_unknown_field_that_is_like_no_other_is_just_unknown(name):
+    with pytest.raises(ValidationError) as refused:
+        parse({"PatientId": "1", name: "x"})
+    assert refused.value.detail == {name: ["Unknown field."]}
+
+
+def test_of_many_unknown_fields_only_the_first_are_compared():
+    names = [f"Phone{number}" for number in range(20)]
+    with pytest.raises(ValidationError) as refused:
+        parse({"PatientId": "1", **dict.fromkeys(names, "x")})
+    named: Any = refused.value.detail
+    guessed = [name for name in names if "Did you mean Phone?" in named[name][0]]
+    assert guessed == names[: serializers.MOST_GUESSED]
+
+
 @pytest.mark.parametrize("name", ["PatientId", "Sex", "DateOfBirth", "Email", "Phone"])
 def test_a_refusal_quotes_no_value(name):
     value = "Secret-\x07" + "x" * 600
@@ -183,18 +285,22 @@ EVERYDAY: list[dict[str, object]] = [
     {"PatientId": "1", "Sex": "Female", "IsPregnant": "True", "Address": "1 High St"},
     {"PatientId": 7, "IsPregnant": True},
     {"PatientId": -7, "IsPregnant": False, "Phone": "a:true"},
+    {"PatientId": "1", "DateOfBirth": "1984"},
+    {"PatientId": 0, "DateOfBirth": "1984-02", "Sex": None},
     {"PatientId": "ª", "Address": "Straße nº 5\nMünchen\r\n", "LastName": "«a\\b»"},
 ]
 
 
 @pytest.mark.parametrize("escaped", [True, False])
 @pytest.mark.parametrize("body", EVERYDAY, ids=repr)
-def test_what_clients_send_every_day_is_plain_to_see(body, escaped):
+def test_the_fast_path_accepts_what_clients_send_every_day(body, escaped):
     text = json.dumps(body, ensure_ascii=escaped, indent=1).encode()
-    plain = serializers._plain.read(text)
-    assert plain == serializers._parse_closely(text)
+    fast = fast_path(text)
+    assert fast == exact_path(text)
     array = b"[ " + text + b",\n" + text + b"]\n"
-    assert serializers.parse_array(array, most=2) == [plain, plain]
+    assert serializers.parse_array(array, most=2) == [fast, fast]
+    line = text.replace(b"\n", b"")
+    assert serializers.parse_lines(line + b"\r\n" + line, most=2) == [fast, fast]
 
 
 MEMBERS = st.tuples(
@@ -208,6 +314,7 @@ MEMBERS = st.tuples(
     | st.emails()
     | st.dates().map(str)
     | st.sampled_from(["Female", "True", "a@b.c", "a..b@c.de", "2024-02-30", "", ".."])
+    | st.sampled_from(["1984", "1984-02", "1984-13", "0000", "3000-01-01"])
     | st.lists(st.none(), max_size=1),
 )
 
@@ -240,19 +347,49 @@ TEXTS = st.builds(
 
 
 @given(TEXTS)
-def test_what_is_plain_to_see_is_what_a_closer_look_accepts(text):
-    plain = serializers._plain.read(text)
-    assert plain is None or plain == serializers._parse_closely(text)
+def test_the_fast_path_accepts_an_update_only_as_the_exact_path_does(text):
+    fast = fast_path(text)
+    assert fast is None or fast == exact_path(text)
 
 
 @given(st.lists(TEXTS, max_size=3))
-def test_what_is_read_at_once_is_what_a_closer_look_at_each_accepts(texts):
-    found = serializers.parse_array(b"[" + b", ".join(texts) + b"]", most=3)
-    assert found is None or found == [serializers._parse_closely(t) for t in texts]
+def test_an_array_is_accepted_at_once_only_as_each_of_its_elements_is(texts):
+    fast = serializers.parse_array(b"[" + b", ".join(texts) + b"]", most=3)
+    assert fast is None or fast == [serializers.parse(text) for text in texts]
+
+
+def parse_each_line(text: bytes) -> list[ProducerRecord]:
+    return [serializers.parse(each) for each in text.split(b"\n") if each.strip()]
+
+
+LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\n\n", b"\n ", b" ", b"", b",", b"\x0c"])
+
+
+@given(st.lists(TEXTS, max_size=4), st.lists(LINE_ENDS, min_size=6, max_size=6))
+def test_lines_are_accepted_at_once_only_as_each_line_is(texts, ends):
+    first, *others = ends
+    text = first + b"".join(map(bytes.__add__, texts, others))
+    fast = serializers.parse_lines(text, most=4)
+    assert fast is None or fast == parse_each_line(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"PatientId":"1"} {"PatientId":"2"}',
+        b'{"PatientId":"1"}{"PatientId":"2"}\n{"PatientId":"3"\n}',
+        b'{"PatientId":\n"1"}',
+        b'{"PatientId":"1"}\n\n{"PatientId":"2"}{"PatientId":"3"}',
+        b"",
+    ],
+    ids=repr,
+)
+def test_what_is_not_one_update_a_line_takes_the_exact_path(text):
+    assert serializers.parse_lines(text, most=3) is None
 
 
 @pytest.mark.parametrize("text", ['{"PatientId":"."}', '{"PatientId":"a\\u0085"}', "1"])
-def test_one_that_needs_a_closer_look_has_all_of_its_array_looked_at(text):
+def test_one_element_for_the_exact_path_sends_its_whole_array_there(text):
     array = f'[{{"PatientId":"1"}},{text}]'.encode()
     assert serializers.parse_array(array, most=2) is None
 
@@ -275,21 +412,23 @@ def test_one_that_needs_a_closer_look_has_all_of_its_array_looked_at(text):
         '"PatientId":"1","Address":"a\\/\\u000a\u0085"',
     ],
 )
-def test_what_is_written_in_an_odd_way_is_taken_as_a_closer_look_takes_it(members):
+def test_what_is_written_in_an_odd_way_is_taken_as_the_exact_path_takes_it(members):
     def either_way(read):
         try:
             return read(f"{{{members}}}".encode())
         except (NotStrictJSON, ValidationError) as refusal:
             return str(refusal)
 
-    assert either_way(serializers.parse) == either_way(serializers._parse_closely)
+    assert either_way(serializers.parse) == either_way(exact_path)
 
 
-def test_more_than_the_most_are_not_read_at_once(monkeypatch):
-    array = b'[{"PatientId":"1"},{"PatientId":"2"},{"PatientId":"3"}]'
-    assert serializers.parse_array(array, most=2) is None
-    monkeypatch.setattr(records, "MANY_COMMAS", 1)
-    assert serializers.parse_array(array, most=3) is None
+@pytest.mark.parametrize("read", [serializers.parse_array, serializers.parse_lines])
+def test_more_than_the_most_are_not_decoded(read):
+    text = b'{"PatientId":"1"}\n{"PatientId":"2"}'
+    if read is serializers.parse_array:
+        text = b"[" + text.replace(b"\n", b",") + b"]"
+    assert len(read(text, most=2)) == 2
+    assert read(text, most=1) is None
 
 
 PLAIN = [
@@ -300,13 +439,18 @@ PLAIN = [
 
 @pytest.mark.parametrize("cut", [0, 1])
 @pytest.mark.parametrize("sound", [text.encode() for text in PLAIN])
-def test_whatever_byte_comes_in_between_a_closer_look_says_the_same(sound, cut):
+def test_with_any_other_byte_the_fast_path_accepts_only_as_the_exact_path_does(
+    sound, cut
+):
     for at, byte in product(range(len(sound)), range(256)):
         text = sound[:at] + bytes([byte]) + sound[at + cut :]
-        plain = serializers._plain.read(text)
-        assert plain is None or plain == serializers._parse_closely(text)
+        fast = fast_path(text)
+        assert fast is None or fast == exact_path(text)
         array = b"[" + text + b"," + sound + b"]"
-        found = serializers.parse_array(array, most=3)
-        assert found is None or found == [
-            serializers._parse_closely(each) for each in records.split(array, most=3)
+        fast_array = serializers.parse_array(array, most=3)
+        assert fast_array is None or fast_array == [
+            exact_path(each) for each in records.split(array, most=3)
         ]
+        lines = text + b"\n" + sound
+        fast_lines = serializers.parse_lines(lines, most=3)
+        assert fast_lines is None or fast_lines == parse_each_line(lines)

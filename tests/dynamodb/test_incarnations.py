@@ -20,7 +20,8 @@ from profiles.consumer.loop import ProfileConsumer
 from profiles.core import items
 from profiles.core.updates import Incarnation
 from profiles.dynamodb.writer import TableWriter
-from profiles.kafka.topics import Group, Topic
+from profiles.kafka.groups import Group
+from profiles.kafka.topics import Topic
 from tests.fakes import TOPIC, Clock, FakeDynamoDB, FakeKafkaConsumer, message
 
 Fields = dict[str, str | None]
@@ -67,12 +68,13 @@ class HeldDynamoDB(FakeDynamoDB):
         self._held: Callable[[], Any] = int
         self._blind = blind
 
-    def update_item(self, **call: Any) -> None:
-        def run() -> None:
+    def update_item(self, **call: Any) -> dict[str, Any]:
+        def run() -> dict[str, Any]:
             self._mark_all(call["ExpressionAttributeValues"][":m"])
-            super(HeldDynamoDB, self).update_item(**call)
+            return super(HeldDynamoDB, self).update_item(**call)
 
-        self._run(run)
+        answer: dict[str, Any] = self._run(run)
+        return answer
 
     def batch_execute_statement(self, Statements: list[Any]) -> dict[str, Any]:
         def run() -> dict[str, Any]:

@@ -17,7 +17,7 @@ REGION = "eu-central-1"
 KINDS = {
     "producer": clients.producer,
     "dead-letter producer": clients.dead_letter_producer,
-    "consumer": lambda: clients.consumer(lambda error, places: None),
+    "consumer": lambda: clients.consumer(lambda error, partitions: None),
     "group reader": clients.group_reader,
     "admin": clients.admin,
 }
@@ -126,7 +126,7 @@ def test_every_client_takes_what_kafka_config_may_hold(make, properties, setting
 def test_kip_848_takes_no_session_timeout_of_ours(settings):
     settings.KAFKA_GROUP_PROTOCOL = "consumer"
     settings.KAFKA_CONFIG = {"session.timeout.ms": 60000, "heartbeat.interval.ms": 100}
-    assert clients.consumer(lambda error, places: None) is not None
+    assert clients.consumer(lambda error, partitions: None) is not None
 
 
 def made(monkeypatch, make, kind):
@@ -166,12 +166,19 @@ def test_a_dead_letter_that_is_given_up_is_not_sent_later(monkeypatch):
     "make", [KINDS["consumer"], KINDS["group reader"]], ids=["consumer", "group reader"]
 )
 def test_who_reads_begins_and_commits_where_the_code_says_alone(make, monkeypatch):
-    """Any other place to begin would leave out records, in silence."""
+    """Beginning elsewhere would leave out records, in silence."""
     config = made(monkeypatch, make, "Consumer")
     assert config["auto.offset.reset"] == "error"
     assert config["enable.auto.commit"] is False
     assert config["enable.auto.offset.store"] is False
     assert config["enable.partition.eof"] is True
+
+
+def test_a_group_reader_waits_briefly_at_the_end_of_a_partition(monkeypatch):
+    """The end is a fetch that finds nothing: a page waits for several of them."""
+    config = made(monkeypatch, clients.group_reader, "Consumer")
+    assert config["fetch.wait.max.ms"] <= 10
+    assert config["fetch.queue.backoff.ms"] <= 10
 
 
 def test_what_the_producer_puts_on_the_topic_stands_where_it_belongs(settings):
@@ -184,15 +191,15 @@ def test_what_the_producer_puts_on_the_topic_stands_where_it_belongs(settings):
     patients = [str(n) for n in range(500)]
     patients += ["a/b", "\N{LATIN SMALL LETTER E WITH ACUTE}", "\N{GRINNING FACE}" * 32]
     patients += ["x" * length for length in range(1, 129)]
-    stands: dict[str, int | None] = {}
+    placed: dict[str, int | None] = {}
 
     def delivered(error: KafkaError | None, message: Message) -> None:
         assert error is None
-        stands[(message.key() or b"").decode()] = message.partition()
+        placed[(message.key() or b"").decode()] = message.partition()
 
     for patient in patients:
         producer.produce("t", b"{}", patient.encode(), on_delivery=delivered)
     assert producer.flush(20) == 0
     assert partitions > 1
-    assert stands == {p: records.partition_of(p, partitions) for p in patients}
+    assert placed == {p: records.partition_of(p, partitions) for p in patients}
     cluster.flush(1)

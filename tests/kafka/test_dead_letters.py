@@ -59,7 +59,7 @@ def test_the_headers_say_where_it_came_from_and_why():
     }
 
 
-def test_what_is_not_acknowledged_is_given_back(in_a_hurry):
+def test_what_is_not_acknowledged_is_returned(in_a_hurry):
     kafka = FakeKafkaProducer(acks=False)
     written = letters(b"a", b"b", b"c")
 
@@ -76,7 +76,7 @@ def test_what_is_not_acknowledged_is_given_back(in_a_hurry):
 @pytest.mark.parametrize(
     "refusal", [BufferError(), KafkaException(KafkaError(KafkaError._FATAL))], ids=repr
 )
-def test_what_can_not_be_produced_is_given_back(refusal):
+def test_what_can_not_be_produced_is_returned(refusal):
     written = letters(b"a")
     assert topic(FakeKafkaProducer(refuses=refusal)).put(written) == written
 
@@ -102,7 +102,7 @@ KEPT = Source("dead letters", 0)
 
 @pytest.fixture
 def written(servers, settings):
-    """Three dead letters the second one twice; their log, and who writes it."""
+    """Three dead letters, the second one twice; their log, and its writer."""
     settings.KAFKA_BOOTSTRAP_SERVERS = servers
     to_topic = DeadLetterWriter(clients.dead_letter_producer, "patient-profile.dlq")
     first, second, third = letters(b"{", b"\xff", None)
@@ -117,37 +117,56 @@ def test_a_letter_is_read_once_however_often_it_was_written(written):
     log, _ = written
     kept = DeadLetterReader(log)
     kept.read()
-    by_offset = {place.offset: letter for place, letter in kept.letters.items()}
+    by_offset = {receipt.offset: letter for receipt, letter in kept.letters.items()}
     assert [by_offset[offset].copies for offset in (0, 1, 2)] == [1, 2, 1]
     assert {letter.code for letter in by_offset.values()} == {"not_json"}
-    assert {place.source for place in kept.letters} == {SOURCE}
-    assert (kept.retained, kept.foreign) == (4, 0)
+    assert {receipt.source for receipt in kept.letters} == {SOURCE}
+    assert (kept.retained, kept.unread, kept.foreign) == (4, 0, 0)
 
 
 def test_a_letters_record_comes_back_from_the_topic_untouched(written):
     log, _ = written
     kept = DeadLetterReader(log)
     kept.read()
-    record = kept.record(kept.letters[Receipt(SOURCE, 1)])
-    assert record is not None
+    wanted = kept.letters[Receipt(SOURCE, 1)]
+    [(letter, record)] = kept.records([wanted])
+    assert letter is wanted
     assert (record.value, record.key) == (b"\xff", b"1")
     assert [*record.headers] == [("trace", b"x")]
     assert (record.source, record.offset) == (SOURCE, 1)
+
+
+def test_the_records_of_many_letters_come_in_one_pass_of_the_log(written, monkeypatch):
+    log, _ = written
+    kept = DeadLetterReader(log)
+    kept.read()
+    passes = []
+    read = log.records
+
+    def counted(spans):
+        passes.append(spans)
+        return read(spans)
+
+    monkeypatch.setattr(log, "records", counted)
+    found = [*kept.records([*kept.letters.values()])]
+    assert [record.value for _, record in found] == [b"{", b"\xff", None]
+    assert len(passes) == 1
 
 
 def test_of_each_partition_the_last_letters_can_be_read_alone(written):
     log, _ = written
     kept = DeadLetterReader(log, last=1)
     kept.read()
-    assert [place.offset for place in kept.letters] == [2]
-    assert kept.retained == 4
+    assert [receipt.offset for receipt in kept.letters] == [2]
+    assert (kept.retained, kept.unread) == (4, 3)
 
 
 def test_reading_again_reads_what_has_come_since(written):
     log, to_topic = written
     kept = DeadLetterReader(log)
     kept.read()
-    to_topic.mark_redriven(Receipt(SOURCE, 0), Receipt(SOURCE, 9))
+    first = Receipt(SOURCE, 0)
+    assert to_topic.mark_redriven({first: Receipt(SOURCE, 9)}) == {first}
     kept.read()
     assert {letter.receipt.offset: letter.copies for letter in kept.open} == {
         1: 2,

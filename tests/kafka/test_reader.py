@@ -11,8 +11,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 from profiles.core.records import InvalidRecord
 from profiles.core.serializers import decode
-from profiles.core.updates import Incarnation, Receipt, Source
-from profiles.kafka import clients
+from profiles.core.updates import Incarnation, Source
+from profiles.kafka import clients, reader
 from profiles.kafka.reader import LogMoved, LogReader, record_of
 from profiles.kafka.topics import KafkaUnavailable, Topic
 from tests.engines import librdkafka
@@ -20,24 +20,24 @@ from tests.engines.process import wait_until
 from tests.fakes import SOURCE
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="looks for librdkafka where Linux has it"
+    sys.platform != "linux", reason="finds librdkafka where Linux has it"
 )
 
 TOPIC = "patient-profile"
 
 
 def read_one(servers: str, topic: str = TOPIC) -> Message:
-    reader = Consumer({"bootstrap.servers": servers, "group.id": "test"})
-    partitions = reader.list_topics(topic, timeout=10).topics[topic].partitions
-    reader.assign([TopicPartition(topic, at, OFFSET_BEGINNING) for at in partitions])
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "test"})
+    partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, at, OFFSET_BEGINNING) for at in partitions])
     found: list[Message] = []
 
     def read() -> bool:
-        found.extend(reader.consume(1, 1))
+        found.extend(consumer.consume(1, 1))
         return bool(found)
 
     wait_until(read, 20, "no record")
-    reader.close()
+    consumer.close()
     return found[0]
 
 
@@ -51,7 +51,7 @@ def test_a_header_s_name_that_is_no_text_hides_no_update(servers):
 
 
 def test_such_a_name_is_survived_however_many_records_came_before(servers):
-    """Python calls C directly where it has done so often, and looks for no error then."""
+    """Python calls C directly where it has done so often, and checks for no error then."""
     librdkafka.produce(servers, TOPIC, b"1", b"{}", {b"trace": b"y"})
     before = read_one(servers)
     for _ in range(1000):
@@ -74,7 +74,7 @@ def test_a_dead_letter_with_such_a_name_says_that_its_headers_are_lost(servers):
 
 
 VALUES = [f"record {offset}".encode() for offset in range(5)]
-PLACES = Source("topic-1", 1)
+SECOND = Source("topic-1", 1)
 
 
 @pytest.fixture
@@ -86,26 +86,26 @@ def log(servers, settings) -> Iterator[LogReader]:
         producer.produce(TOPIC, value, b"1", partition=1)
     producer.produce(TOPIC, b"another", b"2", partition=2)
     assert producer.flush(20) == 0
-    with closing(clients.group_reader()) as reader:
-        yield LogReader(reader, Topic(TOPIC, PLACES.topic_id, 4), patience_s=20)
+    with closing(clients.group_reader()) as consumer:
+        yield LogReader(consumer, Topic(TOPIC, SECOND.topic_id, 4), patience_s=20)
 
 
 def test_the_spans_are_what_each_partition_holds(log):
     assert log.spans() == {0: range(0), 1: range(5), 2: range(1), 3: range(0)}
 
 
-def test_the_spans_of_some_partitions_can_be_asked_for(log):
+def test_the_spans_of_some_partitions_can_be_read_alone(log):
     assert log.spans([1]) == {1: range(5)}
 
 
 def test_the_records_of_the_spans_are_read_in_order_and_no_others(log):
     records = [*log.records({1: range(1, 4), 2: range(1), 3: range(0)})]
-    ours = [record for record in records if record.source == PLACES]
+    ours = [record for record in records if record.source == SECOND]
     assert [record.offset for record in ours] == [1, 2, 3]
     assert [record.value for record in ours] == VALUES[1:4]
     assert {record.key for record in ours} == {b"1"}
     assert all(record.timestamp_ms > 0 for record in records)
-    others = [record for record in records if record.source != PLACES]
+    others = [record for record in records if record.source != SECOND]
     assert [(o.source, o.value) for o in others] == [(Source("topic-1", 2), b"another")]
 
 
@@ -120,17 +120,18 @@ def test_a_log_can_be_read_again_and_in_between(log):
     assert len([*log.records({1: range(5)})]) == 5
 
 
-def test_the_record_of_a_place_is_found(log):
-    found = log.record(Receipt(PLACES, 3))
-    assert (found.offset, found.value) == (3, VALUES[3])
+def test_the_records_of_a_key_are_found_and_the_bytes_of_all_are_counted(log):
+    producer = clients.producer()
+    producer.produce(TOPIC, b"of another", b"3", partition=1)
+    assert producer.flush(20) == 0
+    found, size = log.search(b"1", 1, range(1, 6))
+    assert [record.value for record in found] == VALUES[1:]
+    assert {record.source for record in found} == {SECOND}
+    assert size == len(b"".join(VALUES[1:]) + b"of another")
 
 
-def test_a_place_that_the_log_does_not_have_holds_no_record(log):
-    assert log.record(Receipt(PLACES, 50)) is None
-
-
-def test_offsets_that_the_log_does_not_have_are_told(log):
-    """Never read from another place instead: records would be left out in silence."""
+def test_offsets_that_the_log_does_not_have_are_an_error(log):
+    """Reading on from another offset would leave records out in silence."""
     with pytest.raises(LogMoved):
         [*log.records({1: range(50, 60)})]
 
@@ -150,15 +151,21 @@ def test_offsets_that_the_log_does_not_have_are_told(log):
 def test_what_the_group_committed_counts_for_its_topic_and_table(
     log, mark, store, counts
 ):
-    place = TopicPartition(TOPIC, 1, 3, metadata=str(mark))
-    log._reader.commit(offsets=[place], asynchronous=False)
+    offset = TopicPartition(TOPIC, 1, 3, metadata=str(mark))
+    log._consumer.commit(offsets=[offset], asynchronous=False)
     assert log.committed(store) == ({1: 3} if counts else {})
+
+
+def test_a_partial_batch_is_returned_without_waiting_for_a_full_one(log, monkeypatch):
+    monkeypatch.setattr(reader, "FETCH_S", 60)
+    assert len([*log.records({1: range(5)})]) == 5
+    assert log.spans([1]) == {1: range(5)}
 
 
 def test_a_log_that_nobody_answers_for_is_kafka_away(settings):
     settings.KAFKA_BOOTSTRAP_SERVERS = "127.0.0.1:1"
-    with closing(clients.group_reader()) as reader:
-        log = LogReader(reader, Topic(TOPIC, "topic-1", 1), patience_s=0.1)
+    with closing(clients.group_reader()) as consumer:
+        log = LogReader(consumer, Topic(TOPIC, "topic-1", 1), patience_s=0.1)
         for read in (log.spans, lambda: [*log.records({0: range(1)})]):
             with pytest.raises(KafkaUnavailable):
                 read()

@@ -1,31 +1,31 @@
-"""Topics from outside any group: what a topic is, and whether it is read to its end."""
+"""The topic: what it is, and what it was a moment ago."""
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from threading import Event, Thread
 from typing import Any
 
 import pytest
-from confluent_kafka import (
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError
 
 from profiles.core.updates import Receipt
-from profiles.kafka import topics
+from profiles.kafka import groups, topics
+from profiles.kafka.groups import Group
 from profiles.kafka.topics import (
-    Group,
     KafkaUnavailable,
     Topic,
     TopicMissing,
     Watch,
     WrongTopic,
 )
+from profiles.runtime import background
 from profiles.runtime.gates import Gate
-from tests.fakes import TOPIC, FakeAdmin, FakeMessage, message
+from tests.fakes import TOPIC, FakeAdmin
+
+RECREATED = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def admin(settings):
     settings.KAFKA_PARTITIONS = TOPIC.partitions
     admin: Any = FakeAdmin()
     plan = topic_plans(TOPIC.name, "dlq", TOPIC.partitions, -1)[0]
-    [*provision_topic(admin, plan)]
+    provision_topic(admin, plan)
     return admin
 
 
@@ -45,18 +45,16 @@ def test_a_topic_is_its_id_and_its_partitions(admin):
 
 
 @pytest.mark.parametrize(
-    ("code", "kind", "told"),
+    ("code", "kind", "said"),
     [
         (KafkaError.UNKNOWN_TOPIC_OR_PART, TopicMissing, "manage.py provision"),
         (KafkaError._TRANSPORT, KafkaUnavailable, "_TRANSPORT"),
         (KafkaError._TIMED_OUT, KafkaUnavailable, "_TIMED_OUT"),
     ],
 )
-def test_a_topic_that_is_not_told_is_an_error_that_says_what_to_do(
-    admin, code, kind, told
-):
+def test_without_an_answer_the_error_says_what_to_do(admin, code, kind, said):
     admin.failure = code
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=said):
         topics.describe(admin, TOPIC.name)
 
 
@@ -76,50 +74,32 @@ def test_a_topic_that_was_grown_is_read_where_that_is_asked_for(admin, settings)
         topics.configured(admin, grown=True)
 
 
-def test_topic_and_group_are_asked_of_one_client(admin, monkeypatch):
+def test_one_client_answers_for_topic_and_group(admin, monkeypatch):
     """It is false while nothing is in flight."""
     monkeypatch.setattr(FakeAdmin, "__bool__", lambda self: False, raising=False)
     group = Group("EMPTY", {})
-    monkeypatch.setattr(topics, "describe_group", lambda *asked: group)
+    monkeypatch.setattr(groups, "describe_group", lambda *_: group)
     clients = [admin]
-    ask = topics.AdminConnection(clients.pop).ask
-    assert ask(topics.configured) == TOPIC
-    assert ask(topics.configured_group) == group
-    assert ask(topics.configured) == TOPIC
+    query = topics.AdminConnection(clients.pop).query
+    assert query(topics.configured) == TOPIC
+    assert query(groups.configured_group) == group
+    assert query(topics.configured) == TOPIC
 
 
-@pytest.mark.parametrize(
-    ("group", "has"),
-    [
-        (Group("STABLE", {}, frozenset({"a", "b"})), True),
-        (Group("PREPARING_REBALANCING", {}, frozenset({"a"})), True),
-        (Group("STABLE", {0: "b"}, frozenset({"b"})), False),
-        (Group("EMPTY", {}), False),
-        (Group("DEAD", {}), False),
-        (Group("STABLE", None), True),
-        (Group("UNKNOWN", {}), True),
-    ],
-)
-def test_a_group_has_a_member_unless_it_says_otherwise(group, has):
-    """Tansu names none, in any state."""
-    assert group.may_have("a") is has
-    assert group.may_have(None) is (has and not group.members)
+class Queries:
+    """A connection, and the clients that it made; `silent` ones get no answer."""
 
-
-class Asked:
-    """An admin_connection, and the clients that it made: `deaf` ones hear nothing."""
-
-    def __init__(self, heard: FakeAdmin) -> None:
+    def __init__(self, answering: FakeAdmin) -> None:
         self.made: list[FakeAdmin] = []
-        self.deaf = False
-        self._heard = heard
+        self.silent = False
+        self._answering = answering
         make: Any = self._make
-        self._admin_connection = topics.AdminConnection(make)
+        self._connection = topics.AdminConnection(make)
 
-    def look(self) -> bool:
-        """Whether the topic was told."""
+    def answered(self) -> bool:
+        """Whether a query for the topic is answered."""
         try:
-            return self._admin_connection.ask(topics.configured) == TOPIC
+            return self._connection.query(topics.configured) == TOPIC
         except KafkaUnavailable:
             return False
 
@@ -128,63 +108,63 @@ class Asked:
 
     def _make(self) -> FakeAdmin:
         admin = FakeAdmin()
-        admin.topics = self._heard.topics
-        admin.failure = KafkaError._TIMED_OUT if self.deaf else None
+        admin.topics = self._answering.topics
+        admin.failure = KafkaError._TIMED_OUT if self.silent else None
         self.made.append(admin)
         return admin
 
 
 @pytest.fixture
-def asked(admin):
-    return Asked(admin)
+def queries(admin):
+    return Queries(admin)
 
 
-def test_a_client_that_answers_is_kept_though_nothing_is_in_flight(asked):
-    assert all(asked.look() for _ in range(100))
-    assert asked.closed() == [False]
-    assert not asked.made[0]
+def test_a_client_that_answers_is_kept_though_nothing_is_in_flight(queries):
+    assert all(queries.answered() for _ in range(100))
+    assert queries.closed() == [False]
+    assert not queries.made[0]
 
 
-def test_a_client_that_hears_nothing_is_closed_and_replaced(asked):
-    asked.deaf = True
-    assert not asked.look()
-    asked.deaf = False
-    assert asked.look()
-    assert asked.closed() == [True, False]
+def test_a_client_without_an_answer_is_closed_and_replaced(queries):
+    queries.silent = True
+    assert not queries.answered()
+    queries.silent = False
+    assert queries.answered()
+    assert queries.closed() == [True, False]
 
 
-def test_a_long_silence_ends_few_clients_and_leaves_one_at_most(asked):
-    asked.deaf = True
-    assert not any(asked.look() for _ in range(50))
-    assert 5 < len(asked.made) < 20
-    assert asked.closed().count(False) <= 1
+def test_a_long_silence_ends_few_clients_and_leaves_one_at_most(queries):
+    queries.silent = True
+    assert not any(queries.answered() for _ in range(50))
+    assert 5 < len(queries.made) < 20
+    assert queries.closed().count(False) <= 1
 
 
-def test_each_silence_begins_with_a_new_client(asked):
+def test_each_silence_begins_with_a_new_client(queries):
     for _ in range(10):
-        assert asked.look()
-        before = len(asked.made)
-        asked.made[-1].failure = KafkaError._TIMED_OUT
-        assert not asked.look()
-        assert asked.look()
-        assert len(asked.made) == before + 1
+        assert queries.answered()
+        before = len(queries.made)
+        queries.made[-1].failure = KafkaError._TIMED_OUT
+        assert not queries.answered()
+        assert queries.answered()
+        assert len(queries.made) == before + 1
 
 
-def test_a_topic_that_is_missing_is_an_answer_and_ends_no_client(asked):
-    asked.look()
-    asked.made[0].failure = KafkaError.UNKNOWN_TOPIC_OR_PART
-    assert not any(asked.look() for _ in range(10))
-    assert asked.closed() == [False]
+def test_a_topic_that_is_missing_is_an_answer_and_ends_no_client(queries):
+    queries.answered()
+    queries.made[0].failure = KafkaError.UNKNOWN_TOPIC_OR_PART
+    assert not any(queries.answered() for _ in range(10))
+    assert queries.closed() == [False]
 
 
 class Reads:
-    """What a watch reads: answers and errors in turn."""
+    """What a watch reads: answers and errors in turn, the last one again and again."""
 
     def __init__(self, *answers: Topic | Exception) -> None:
         self.answers = [*answers]
 
     def __call__(self) -> Topic:
-        answer = self.answers.pop(0)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -192,72 +172,96 @@ class Reads:
 
 @pytest.fixture
 def watch(monkeypatch):
-    """A watch that looks only when it is told to."""
+    """Makes watches that read once, and then only for a caller that wants it newer."""
+    monkeypatch.setattr(background, "EVERY_S", 60)
+    watches = []
 
     def make(*answers: Topic | Exception) -> Watch:
         watch = Watch(Reads(*answers), 4)
-        monkeypatch.setattr(watch, "_start", lambda: None)
+        watches.append(watch)
         return watch
 
-    return make
+    yield make
+    for each in watches:
+        end(each)
 
 
-def test_a_watch_tells_the_topic_as_it_last_was(watch):
-    recreated = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
-    seen = watch(TOPIC, recreated)
-    seen._look()
+def end(watch: Watch) -> None:
+    """End its thread; it pauses, so wake it."""
+    reader = watch._background
+    with reader._changed:
+        reader._wanted_until = 0
+        reader._wanted_after = time.monotonic()
+        reader._changed.notify_all()
+
+
+def read_again(watch: Watch) -> None:
+    """Have the watch read once more, whatever comes of it."""
+    now = time.monotonic()
+    assert watch._background.newer_than(now, now + 5).began > now
+
+
+def test_a_watch_has_the_topic_as_it_last_was(watch):
+    seen = watch(TOPIC, RECREATED)
     assert seen.current() == TOPIC
-    seen._look()
-    assert seen.current() == recreated
+    assert seen.current() == TOPIC
+    read_again(seen)
+    assert seen.current() == RECREATED
 
 
-def test_a_short_silence_is_no_news(watch):
+def test_a_short_silence_changes_nothing(watch):
     seen = watch(TOPIC, KafkaUnavailable("away"))
-    seen._look()
-    seen._look()
+    assert seen.current() == TOPIC
+    read_again(seen)
     assert seen.current() == TOPIC
 
 
 def test_a_long_silence_is_an_error(watch, monkeypatch):
-    monkeypatch.setattr(topics, "SILENCE_S", -1)
+    monkeypatch.setattr(topics, "SILENCE_S", 0)
     seen = watch(TOPIC, KafkaUnavailable("away"), TOPIC)
-    seen._look()
-    seen._look()
+    assert seen.current() == TOPIC
+    read_again(seen)
     with pytest.raises(KafkaUnavailable, match="away"):
         seen.current()
-    seen._look()
+    read_again(seen)
     assert seen.current() == TOPIC
 
 
 def test_a_topic_that_became_wrong_is_an_error_at_once(watch):
     seen = watch(TOPIC, WrongTopic("grown"))
-    seen._look()
-    seen._look()
+    assert seen.current() == TOPIC
+    read_again(seen)
     with pytest.raises(WrongTopic, match="grown"):
+        seen.current()
+    with pytest.raises(WrongTopic, match="grown"):
+        seen.since(-math.inf)
+
+
+def test_a_silence_after_a_wrong_topic_does_not_bring_the_right_one_back(watch):
+    seen = watch(TOPIC, WrongTopic("grown"), KafkaUnavailable("away"))
+    assert seen.current() == TOPIC
+    for _ in range(2):
+        read_again(seen)
+        with pytest.raises(WrongTopic, match="grown"):
+            seen.current()
+
+
+def test_without_an_answer_in_time_kafka_is_unavailable(stalled, monkeypatch):
+    seen, _ = stalled
+    monkeypatch.setattr(topics, "DESCRIBE_TIMEOUT_S", -1)
+    with pytest.raises(KafkaUnavailable, match="not answered yet"):
         seen.current()
 
 
-def test_without_an_answer_in_time_kafka_is_unavailable(watch, monkeypatch):
-    monkeypatch.setattr(topics, "DESCRIBE_TIMEOUT_S", -1)
-    with pytest.raises(KafkaUnavailable, match="not answered yet"):
-        watch().current()
-
-
-def test_a_look_since_a_moment_is_one_that_began_after_it(monkeypatch):
-    recreated = Topic(TOPIC.name, "topic-2", TOPIC.partitions)
-    answers = iter([TOPIC, recreated])
-    seen = Watch(lambda: next(answers), 4)
-    monkeypatch.setattr(topics, "WATCH_S", 60)
-    assert seen.current() == TOPIC
+def test_a_fresh_reading_is_one_that_began_after_the_request(watch):
+    seen = watch(TOPIC, RECREATED)
     assert seen.current() == TOPIC
     assert seen.is_still(TOPIC.id, 5) is False
-    assert seen.current() == recreated
+    assert seen.current() == RECREATED
 
 
-def test_a_silence_is_no_look(monkeypatch):
-    away = KafkaUnavailable("away")
-    seen = Watch(Reads(TOPIC, away, away), 4)
-    monkeypatch.setattr(topics, "WATCH_S", 60)
+def test_a_silence_is_no_fresh_reading(watch):
+    seen = watch(TOPIC, KafkaUnavailable("away"))
     assert seen.current() == TOPIC
     with pytest.raises(KafkaUnavailable, match="away"):
         seen.since(time.monotonic())
@@ -267,128 +271,64 @@ def test_a_silence_is_no_look(monkeypatch):
 
 @pytest.fixture
 def stalled():
-    """A watch whose look does not end before the test does; one thread may wait."""
-    looking, release = Event(), Event()
+    """A watch whose reading does not end before the test does; one thread may wait."""
+    reading, release = Event(), Event()
 
     def read() -> Topic:
-        looking.set()
+        reading.set()
         release.wait(10)
         return TOPIC
 
     seen = Watch(read, capacity=1)
-    yield seen, looking
+    yield seen, reading
+    end(seen)
     release.set()
 
 
-def test_a_look_is_waited_for_no_longer_than_an_answer_can(stalled, monkeypatch):
+def test_a_request_waits_for_a_fresh_reading_no_longer_than_its_answer_may(
+    stalled, monkeypatch
+):
     seen, _ = stalled
-    monkeypatch.setattr(topics, "LOOK_S", 0.05)
-    with pytest.raises(KafkaUnavailable, match="in time"):
+    monkeypatch.setattr(topics, "FRESH_S", 0.05)
+    with pytest.raises(KafkaUnavailable, match="not answered yet"):
         seen.since(0)
 
 
-def _asks(seen: Watch) -> None:
+def _request(seen: Watch) -> None:
     with suppress(KafkaUnavailable):
         seen.since(0)
 
 
-def test_no_more_threads_wait_for_a_look_than_may(stalled, monkeypatch):
+def test_no_more_threads_wait_for_a_fresh_reading_than_may(stalled, monkeypatch):
     """The others answer the probes, while Kafka is silent."""
-    seen, looking = stalled
-    monkeypatch.setattr(topics, "LOOK_S", 5)
+    seen, reading = stalled
+    monkeypatch.setattr(topics, "FRESH_S", 5)
     monkeypatch.setattr("profiles.runtime.gates.FIRST_S", 0.05)
     monkeypatch.setattr("profiles.runtime.gates.STALLED_S", 0.05)
     monkeypatch.setattr(seen, "_gate", Gate(1))
-    first = Thread(target=_asks, args=[seen])
+    first = Thread(target=_request, args=[seen])
     first.start()
-    assert looking.wait(5)
+    assert reading.wait(5)
     with pytest.raises(KafkaUnavailable, match="too many requests"):
         seen.since(0)
     assert first.is_alive()
 
 
-class FakeReader:
-    """A consumer outside the group, over partitions of a given length."""
-
-    def __init__(self, committed: dict[int, int], lengths: dict[int, int]) -> None:
-        self.stored, self.lengths = committed, lengths
-        self.starts: dict[int, int] = {}
-
-    def committed(self, places, timeout: float) -> list[TopicPartition]:
-        return [
-            TopicPartition(p.topic, p.partition, self.stored.get(p.partition, -1001))
-            for p in places
-        ]
-
-    def incremental_assign(self, places) -> None:
-        self.starts |= {place.partition: place.offset for place in places}
-
-    def consume(self, number: int, timeout: float) -> list[Any]:
-        found = []
-        for partition, start in self.starts.items():
-            if max(start, 0) < self.lengths[partition]:
-                found.append(message(start, partition=partition))
-            else:
-                end = KafkaError._PARTITION_EOF
-                found.append(FakeMessage(start, partition=partition, error=end))
-        return found
-
-    def unassign(self) -> None:
-        self.starts = {}
-
-
 @pytest.mark.parametrize(
-    ("committed", "lengths", "read"),
-    [
-        ({0: 5, 1: 7}, {0: 5, 1: 7}, True),
-        ({0: 5, 1: 6}, {0: 5, 1: 7}, False),
-        ({0: 5}, {0: 5, 1: 0}, True),
-        ({0: 5}, {0: 5, 1: 1}, False),
-        ({}, {0: 0, 1: 0}, True),
-    ],
-    ids=["to the end", "one short", "one empty", "one unread", "all empty"],
-)
-def test_all_is_read_when_every_partition_is_committed_to_its_end(
-    committed, lengths, read
-):
-    reader: Any = FakeReader(committed, lengths)
-    assert topics.all_read(reader, TOPIC.name, [0, 1]) is read
-    assert reader.starts == {}
-
-
-def test_a_partition_without_a_commit_is_looked_at_from_its_beginning():
-    reader: Any = FakeReader({}, {0: 0})
-    starts = []
-    reader.unassign = lambda: starts.append(reader.starts)
-    topics.all_read(reader, TOPIC.name, [0])
-    assert starts == [{0: 0}]
-
-
-@pytest.mark.parametrize(
-    ("told", "written"),
+    ("reported", "written"),
     [
         ("AaIC7NhUfiCg+mEmggfRQg", "AaIC7NhUfiCg-mEmggfRQg"),
         ("AaIC7NhUfiCg/mEmggfRQg", "AaIC7NhUfiCg_mEmggfRQg"),
     ],
 )
-def test_a_topic_id_can_stand_in_an_address_and_in_a_receipt(told, written):
-    assert topics._id("t", told) == written
+def test_a_topic_id_can_stand_in_an_address_and_in_a_receipt(reported, written):
+    assert topics._topic_id("t", reported) == written
     assert Receipt.parse(f"{written}.3.0").source.topic_id == written
 
 
-@pytest.mark.parametrize("told", [None, "A" * 22])
-def test_a_broker_without_topic_ids_needs_an_epoch(told, settings):
+@pytest.mark.parametrize("reported", [None, "A" * 22])
+def test_a_broker_without_topic_ids_needs_an_epoch(reported, settings):
     with pytest.raises(WrongTopic, match="set KAFKA_TOPIC_EPOCH"):
-        topics._id("t", told)
+        topics._topic_id("t", reported)
     settings.KAFKA_TOPIC_EPOCH = "first"
-    assert topics._id("t", told) == "first"
-
-
-def test_a_group_that_is_forbidden_is_not_waited_for():
-    class Forbidden:
-        def committed(self, places, timeout):
-            raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
-
-    group: Any = Forbidden()
-    with pytest.raises(WrongTopic, match="check the rights"):
-        topics.committed(group, [])
+    assert topics._topic_id("t", reported) == "first"

@@ -1,8 +1,9 @@
-"""`python -m tests.mutants`: break the code on purpose, and see a test fail each time.
+"""`python -m tests.mutants`: break the code on purpose; a test has to fail each time.
 
-In: mutations.toml. Out: a table on standard output, and exit code 1 where a mutation
-survives. Works on copies of the tree: the checkout itself is not touched. With words as
-arguments, only the mutations run whose names contain one of them.
+In: mutations.toml. Out: a table on standard output, and exit code 1 if a mutation
+survives, or no longer fits the code. Works on copies of the tree: the checkout itself
+stays unchanged. With words as arguments, only mutations whose names contain one of them
+are run.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ FAILED = 1
 
 
 class BadList(Exception):
-    """The list of mutations does not fit the code: correct it."""
+    """A mutation does not fit the code: correct the list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One text of one file replaced by another, and the tests that have to catch it."""
+    """One text of one file, its replacement, and the tests that have to catch it."""
 
     name: str
     file: str
@@ -61,7 +62,7 @@ class Mutation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a mutation: `trouble` is empty where a test caught it."""
+    """The result of a mutation: `trouble` is empty if a test caught it."""
 
     mutation: Mutation
     caught_by: str
@@ -75,9 +76,22 @@ def read_list(path: Path = LIST) -> list[Mutation]:
     return [Mutation(**table) for table in tables]
 
 
+def check_fit(mutations: Sequence[Mutation], tree: Path) -> list[str]:
+    """Says what is wrong with each mutation that can't be applied."""
+    misfits = []
+    for mutation in mutations:
+        try:
+            original = mutation.apply(tree)
+        except (BadList, OSError) as error:
+            misfits.append(str(error))
+        else:
+            (tree / mutation.file).write_text(original)
+    return misfits
+
+
 def run_tests(tree: Path, tests: Sequence[str], limit_s: float) -> tuple[int, str]:
     """Pytest's exit code in this tree, and its output; a negative code: out of time."""
-    # Without caches: a file changes more often than their time stamps can tell. And with
+    # Without caches: a file changes more often than their time stamps show. And with
     # one plugin: to load all that are installed takes three times as long.
     argv = [sys.executable, "-B", "-m", "pytest", "-x", "-q"]
     argv += ["-p", "pytest_django.plugin", "-p", "no:cacheprovider", *tests]
@@ -115,7 +129,7 @@ def judge(mutation: Mutation, tree: Path, limit_s: float = LIMIT_S) -> Verdict:
 
 
 def copy_tree(target: Path) -> Path:
-    """The files that git knows, or would take, as they are now."""
+    """The files that git tracks or would add, as they are now."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607
         cwd=ROOT,
@@ -131,7 +145,7 @@ def copy_tree(target: Path) -> Path:
 
 
 def run(mutations: Sequence[Mutation], trees: Sequence[Path]) -> list[Verdict]:
-    """Judge all, one at a time in each tree; what is late is not run, and not caught."""
+    """Judge all, one at a time in each tree. Those left after ALL_S are not caught."""
     over_at = time.monotonic() + ALL_S
     free: SimpleQueue[Path] = SimpleQueue()
     for tree in trees:
@@ -151,8 +165,8 @@ def run(mutations: Sequence[Mutation], trees: Sequence[Path]) -> list[Verdict]:
 
 
 def _shown(verdict: Verdict) -> Verdict:
-    told = verdict.trouble or verdict.caught_by
-    _say(f"{verdict.seconds:5.1f} s  {verdict.mutation.name:<72}  {told}")
+    result = verdict.trouble or verdict.caught_by
+    _say(f"{verdict.seconds:5.1f} s  {verdict.mutation.name:<72}  {result}")
     return verdict
 
 
@@ -177,6 +191,9 @@ def main(words: Sequence[str]) -> int:
             copy_tree(Path(opened.enter_context(TemporaryDirectory(prefix="mutants-"))))
             for _ in range(WORKERS)
         ]
+        if misfits := check_fit(mutations, trees[0]):
+            _say("\n".join(["The list does not fit the code:", *misfits]))
+            return 1
         tests = sorted({test for mutation in mutations for test in mutation.test})
         code, output = run_tests(trees[0], tests, ALL_S)
         if code != 0:

@@ -90,6 +90,18 @@ def test_a_survivor_fails_the_run(tree, monkeypatch, capsys):
     assert "Not caught: It is broken (code_.py)" in capsys.readouterr().out
 
 
+def test_a_mutation_that_does_not_fit_ends_the_run_before_any_test(
+    tree, monkeypatch, capsys
+):
+    listed = [mutation("3 * number", "x"), mutation("2 * number", "3 * number")]
+    monkeypatch.setattr(mutants, "read_list", lambda: listed)
+    monkeypatch.setattr(mutants, "copy_tree", lambda _: tree)
+    monkeypatch.setattr(mutants, "run_tests", None)
+    assert mutants.main([]) == 1
+    assert "`old` is in code_.py 0 times" in capsys.readouterr().out
+    assert (tree / "code_.py").read_text() == CODE
+
+
 def test_words_that_fit_no_mutation_prove_nothing(capsys):
     assert mutants.main(["no such word"]) == 1
     assert "No mutation has one of these words" in capsys.readouterr().out

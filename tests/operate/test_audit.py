@@ -13,9 +13,10 @@ import pytest
 from profiles.core import serializers
 from profiles.core.items import MARK, fence_name, iso_timestamp
 from profiles.core.records import InvalidRecord, Record, partition_of
-from profiles.core.updates import Incarnation, Receipt, Source, Update
+from profiles.core.updates import Incarnation, Receipt, Source
+from profiles.management.commands import audit_profiles
 from profiles.management.commands.audit_profiles import as_json, as_text
-from profiles.operate.audit import Report, Sample, audit
+from profiles.operate.audit import Report, Share, audit
 from profiles.operate.histories import Finding
 from tests.fakes import NOW_MS, OURS, TOPIC
 
@@ -24,7 +25,7 @@ EARLIER = Source("an earlier topic", 0)
 
 
 class World:
-    """Two of a topic's partitions, a table, and a consumer that is done in steps."""
+    """Two of a topic's partitions, a table, and a consumer that runs step by step."""
 
     def __init__(self) -> None:
         self.log: dict[int, list[Record]] = {0: [], 1: []}
@@ -40,13 +41,15 @@ class World:
 
     def produce(self, value: bytes | None, key: bytes, partition: int = 0) -> Receipt:
         log = self.log[partition]
-        place = Receipt(Source(TOPIC.id, partition), len(log))
+        receipt = Receipt(Source(TOPIC.id, partition), len(log))
         moment = NOW_MS + sum(map(len, self.log.values()))
-        log.append(Record(TOPIC.name, place.source, place.offset, moment, key, value))
-        return place
+        log.append(
+            Record(TOPIC.name, receipt.source, receipt.offset, moment, key, value)
+        )
+        return receipt
 
     def apply(self, partition: int = 0) -> None:
-        """Apply the next record, if there is one; nothing is committed."""
+        """Apply the next record, if there is one, without a commit."""
         offset = self.applied[partition]
         if offset < len(self.log[partition]):
             self.applied[partition] += 1
@@ -58,22 +61,24 @@ class World:
         except InvalidRecord:
             self.letters.add(Receipt(record.source, record.offset))
             return
-        self._merge(record, update)
+        self._merge(record, update.patient_id, update.fields)
 
     def apply_as_earlier_releases(self, partition: int) -> None:
-        """Apply the next record, whatever its partition is."""
+        """Apply the next record without a check of its partition."""
         record = self.log[partition][self.applied[partition]]
         self.applied[partition] += 1
         body = json.loads(record.value or b"")
-        self._merge(record, Update(body.pop("PatientId"), body))
+        self._merge(record, body.pop("PatientId"), body)
 
-    def _merge(self, record: Record, update: Update) -> None:
-        item = self.table.setdefault(update.patient_id, {})
-        item["PatientId"] = {"S": update.patient_id}
+    def _merge(
+        self, record: Record, patient_id: str, fields: Mapping[str, str | None]
+    ) -> None:
+        item = self.table.setdefault(patient_id, {})
+        item["PatientId"] = {"S": patient_id}
         item[MARK] = {"S": str(OURS)}
         item["UpdatedAt"] = {"S": iso_timestamp(record.timestamp_ms)}
         item[fence_name(record.source)] = {"N": str(record.offset)}
-        for name, value in update.fields.items():
+        for name, value in fields.items():
             item[name] = {"S": value}
             if value is None:
                 del item[name]
@@ -108,22 +113,22 @@ class World:
             yield from self.log[partition][span.start : span.stop]
 
 
-def report_of(world: World, sample: Sample | None = None) -> Report:
-    return audit(world, OURS, TOPIC.partitions, sample or Sample())
+def report_of(world: World, share: Share | None = None) -> Report:
+    return audit(world, OURS, TOPIC.partitions, share or Share())
 
 
 def found(world: World) -> dict[Finding, list[str]]:
-    """PatientIds, and places of records that are no update, by finding."""
+    """PatientIds, and receipts of invalid records, by finding."""
     return {
-        finding: [*tally.patients, *map(str, tally.places)]
+        finding: [*tally.patients, *map(str, tally.receipts)]
         for finding, tally in report_of(world).tallies.items()
-        if tally.patients or tally.places
+        if tally.patients or tally.receipts
     }
 
 
 @pytest.fixture
 def world() -> World:
-    """Two patients: one with a history, caught up; nothing is wrong."""
+    """Two patients, all records applied and committed, no damage."""
     world = World()
     world.post("1", FirstName="Ann", LastName="Lee", Phone="1")
     world.post("f", FirstName="Bob")
@@ -135,7 +140,7 @@ def world() -> World:
 FENCE = fence_name(Source(TOPIC.id, 0))
 
 
-def test_what_the_log_says_is_in_order(world):
+def test_an_item_that_equals_the_fold_of_its_records_is_in_order(world):
     assert found(world) == {F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
@@ -143,7 +148,7 @@ def test_what_the_log_says_is_in_order(world):
 # A system that runs
 
 
-def test_records_that_nobody_has_committed_are_behind(world):
+def test_records_that_are_not_committed_are_behind(world):
     world.post("1", Phone="2")
     world.post("n", Phone="2")
     assert found(world) == {F.BEHIND: ["1", "n"], F.IN_ORDER: ["f"]}
@@ -158,7 +163,7 @@ def test_an_update_that_is_applied_and_not_committed_is_in_order(world):
 
 
 class Running(World):
-    """Goes on between and within the readings."""
+    """Updates, applies and commits between and within the readings."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -222,7 +227,7 @@ FORMER = {"S": str(Incarnation(TOPIC.id, "a former table"))}
 
 @pytest.mark.parametrize("seed", range(50))
 def test_a_restored_table_is_behind_until_it_is_filled_again(seed):
-    """Its items show more than their fences say; or less, by a late write."""
+    """Its items show values past their fences, or lack some after a late write."""
     choose = random.Random(seed)
     world = World()
     numbers = map(str, count())
@@ -291,7 +296,7 @@ def test_a_value_that_the_history_never_had_is_diverged(world, name, value):
     assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"]}
 
 
-def test_an_item_that_is_gone_is_lost(world):
+def test_a_deleted_item_is_lost(world):
     del world.table["1"]
     assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["f"]}
     assert report_of(world).tallies[F.LOST].records == 3
@@ -304,7 +309,7 @@ def test_an_update_that_was_committed_and_not_applied_is_lost(world):
     assert found(world) == {F.LOST: ["1"], F.IN_ORDER: ["f"]}
 
 
-def test_a_restored_item_is_lost_where_it_ends(world):
+def test_a_restored_item_lacks_later_records_and_is_lost(world):
     before = {**world.table["1"]}
     world.post("1", Phone="2")
     world.catch_up()
@@ -340,7 +345,7 @@ def test_an_item_without_a_fence_is_unknown(world):
     assert found(world) == {F.UNKNOWN: ["9"], F.IN_ORDER: ["1", "f"]}
 
 
-def test_an_item_whose_fence_was_taken_is_unknown_and_nothing_else(world):
+def test_an_item_whose_fence_was_removed_is_unknown_and_nothing_else(world):
     del world.table["1"][FENCE]
     assert found(world) == {F.UNKNOWN: ["1"], F.IN_ORDER: ["f"]}
 
@@ -354,24 +359,24 @@ def test_an_item_without_a_record_is_unknown(world):
 # Dead letters
 
 
-def test_a_record_that_is_no_update_is_dead_lettered(world):
-    place = world.produce(b"[", b"1")
+def test_an_invalid_record_is_dead_lettered(world):
+    receipt = world.produce(b"[", b"1")
     world.catch_up()
-    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert found(world) == {F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
 
-def test_one_that_was_committed_and_is_no_dead_letter_is_lost(world):
-    place = world.produce(b"[", b"1")
+def test_an_invalid_record_that_was_committed_and_is_no_dead_letter_is_lost(world):
+    receipt = world.produce(b"[", b"1")
     world.catch_up()
     world.letters.clear()
-    assert found(world) == {F.LOST: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert found(world) == {F.LOST: [str(receipt)], F.IN_ORDER: ["1", "f"]}
     assert report_of(world).damaged == 1
 
 
-def test_one_that_nobody_has_read_yet_is_behind(world):
-    place = world.produce(b"[", b"1")
-    assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "f"]}
+def test_an_invalid_record_that_is_not_committed_is_behind(world):
+    receipt = world.produce(b"[", b"1")
+    assert found(world) == {F.BEHIND: [str(receipt)], F.IN_ORDER: ["1", "f"]}
 
 
 @pytest.mark.parametrize("applied", [True, False], ids=["rebuilt", "left out"])
@@ -379,13 +384,13 @@ def test_one_that_nobody_has_read_yet_is_behind(world):
 def test_an_update_that_was_a_dead_letter_once_may_be_in_the_item_or_not(
     world, applied, last
 ):
-    place = world.post("1", Phone="2")
+    receipt = world.post("1", Phone="2")
     world.applied[0] += not applied
     if not last:
         world.post("1", LastName="Lu")
     world.catch_up()
-    world.letters.add(place)
-    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
+    world.letters.add(receipt)
+    assert found(world) == {F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["1", "f"]}
 
 
 # What can't be judged whole
@@ -407,7 +412,7 @@ def test_an_item_at_rest_before_the_log_is_not_judged_and_its_next_update_is(wor
     assert found(world)[F.LOST] == ["f"]
 
 
-def test_what_the_retained_records_settle_is_judged(world):
+def test_attributes_that_the_retained_records_hold_are_judged(world):
     world.low[0] = 2
     world.table["1"]["LastName"] = {"S": "Eve"}
     assert found(world) == {F.NOT_JUDGED: ["1", "f"], F.DIVERGED: ["1"]}
@@ -419,7 +424,7 @@ def test_an_item_of_an_earlier_topic_is_not_judged_and_not_unknown(world):
     assert found(world) == {F.IN_ORDER: ["1", "f"], F.NOT_JUDGED: ["9"]}
 
 
-def test_an_item_that_went_on_with_this_topic_is_judged_as_far_as_it_tells(world):
+def test_an_item_of_two_topics_is_judged_by_the_records_of_this_one(world):
     world.table["1"][fence_name(EARLIER)] = {"N": "5000"}
     world.table["1"]["Email"] = {"S": "of@before.example"}
     assert found(world) == {F.NOT_JUDGED: ["1"], F.IN_ORDER: ["f"]}
@@ -430,23 +435,23 @@ def test_an_item_that_went_on_with_this_topic_is_judged_as_far_as_it_tells(world
 # Outside the patient's partition
 
 
-def test_one_that_is_on_the_dead_letter_topic_is_a_dead_letter(world):
-    place = world.post("1", 1, FirstName="Anke")
+def test_a_misplaced_record_on_the_dead_letter_topic_is_a_dead_letter(world):
+    receipt = world.post("1", 1, FirstName="Anke")
     world.catch_up()
-    assert found(world) == {F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert found(world) == {F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["1", "f"]}
     assert not report_of(world).damaged
 
 
-def test_one_that_nobody_has_read_yet_is_behind_and_damages_nothing(world):
-    place = world.post("1", 1, FirstName="Anke")
-    assert found(world) == {F.BEHIND: [str(place)], F.IN_ORDER: ["1", "f"]}
+def test_a_misplaced_record_that_is_not_committed_is_behind(world):
+    receipt = world.post("1", 1, FirstName="Anke")
+    assert found(world) == {F.BEHIND: [str(receipt)], F.IN_ORDER: ["1", "f"]}
 
 
-def test_one_that_was_committed_and_is_neither_applied_nor_a_dead_letter_is_lost(world):
-    place = world.post("1", 1, FirstName="Anke")
+def test_a_misplaced_record_that_was_committed_and_is_no_dead_letter_is_lost(world):
+    receipt = world.post("1", 1, FirstName="Anke")
     world.catch_up()
     world.letters.clear()
-    assert found(world) == {F.LOST: [str(place)], F.IN_ORDER: ["1", "f"]}
+    assert found(world) == {F.LOST: [str(receipt)], F.IN_ORDER: ["1", "f"]}
 
 
 @pytest.mark.parametrize("fields", [{}, {"FirstName": "Anke"}, {"FirstName": "Ann"}])
@@ -455,28 +460,28 @@ def test_one_that_was_committed_and_is_neither_applied_nor_a_dead_letter_is_lost
 def test_an_item_that_includes_one_of_an_earlier_release_is_diverged(
     world, fields, newest, replayed
 ):
-    """Whichever of the two came last: nothing kept their order."""
-    place = world.post("1", 1, **fields)
+    """Whichever came last: records of two partitions have no order."""
+    receipt = world.post("1", 1, **fields)
     world.apply_as_earlier_releases(1)
     if not newest:
         world.post("1", FirstName="Anna")
     world.catch_up()
     if replayed:  # this release has read it, too
-        world.letters.add(place)
-    dead = {F.DEAD_LETTERED: [str(place)]} if replayed else {}
+        world.letters.add(receipt)
+    dead = {F.DEAD_LETTERED: [str(receipt)]} if replayed else {}
     assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"], **dead}
     assert report_of(world).damaged == 1
     assert report_of(world).tallies[F.DIVERGED].records == (not replayed)
 
 
-def test_an_item_of_nothing_else_is_diverged(world):
+def test_an_item_of_misplaced_records_only_is_diverged(world):
     world.post("q", 1, FirstName="Quin")
     world.apply_as_earlier_releases(1)
     world.commit()
     assert found(world) == {F.DIVERGED: ["q"], F.IN_ORDER: ["1", "f"]}
 
 
-def test_an_item_that_includes_one_is_diverged_though_the_log_has_lost_it(world):
+def test_an_item_with_a_misplaced_record_is_diverged_after_the_log_was_truncated(world):
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
     world.commit()
@@ -484,27 +489,27 @@ def test_an_item_that_includes_one_is_diverged_though_the_log_has_lost_it(world)
     assert found(world) == {F.DIVERGED: ["1"], F.IN_ORDER: ["f"]}
 
 
-def test_one_after_those_that_an_item_includes_is_a_dead_letter_of_its_own(world):
+def test_a_misplaced_record_after_an_included_one_is_a_dead_letter(world):
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
-    place = world.post("1", 1, FirstName="Anni")
+    receipt = world.post("1", 1, FirstName="Anni")
     world.catch_up()
-    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["f"]}
+    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["f"]}
     assert found(world) == expected
 
 
-def test_no_update_of_its_own_right_beside_one_is_a_dead_letter_as_ever(world):
-    """Below the fence there, and nothing that an earlier release applied either."""
-    place = world.produce(b"[", b"1", 1)
+def test_an_invalid_record_beside_a_misplaced_one_is_a_dead_letter(world):
+    """It is below that partition's fence, but no release ever applied it."""
+    receipt = world.produce(b"[", b"1", 1)
     world.apply(1)
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
     world.commit()
-    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(place)], F.IN_ORDER: ["f"]}
+    expected = {F.DIVERGED: ["1"], F.DEAD_LETTERED: [str(receipt)], F.IN_ORDER: ["f"]}
     assert found(world) == expected
 
 
-def test_where_no_fence_can_be_read_nothing_is_said_of_one(world):
+def test_a_misplaced_record_has_no_finding_if_the_item_has_no_fence(world):
     world.post("1", 1, FirstName="Anke")
     world.apply_as_earlier_releases(1)
     world.commit()
@@ -522,7 +527,7 @@ def test_the_shares_are_stable_and_together_the_whole():
     for patient in islice(at_home, 200):
         world.post(patient, FirstName="A")
     world.catch_up()
-    shares = [Sample(parts, 8) for parts in range(1, 9)]
+    shares = [Share(parts, 8) for parts in range(1, 9)]
     patients = [{*report_of(world, s).tallies[F.IN_ORDER].patients} for s in shares]
     assert all(few < more for few, more in zip(patients, patients[1:], strict=False))
     assert 10 < len(patients[0]) < 40
@@ -531,7 +536,7 @@ def test_the_shares_are_stable_and_together_the_whole():
 
 def test_damage_outside_the_share_is_not_seen(world):
     world.table["1"]["FirstName"] = {"S": "Eve"}
-    outside = next(Sample(1, n) for n in range(2, 99) if not Sample(1, n).has(b"1"))
+    outside = next(Share(1, n) for n in range(2, 99) if not Share(1, n).has(b"1"))
     assert not report_of(world, outside).damaged
 
 
@@ -550,6 +555,16 @@ def test_no_report_holds_a_value(world):
     world.table["1"]["FirstName"] = {"S": "Eve"}
     world.produce(b'"Mallory"', b"1")
     report = report_of(world)
-    told = "".join(as_text(report)) + json.dumps(as_json(report)) + repr(report)
+    printed = "".join(as_text(report)) + json.dumps(as_json(report)) + repr(report)
     for value in ("Eve", "Ann", "Mallory", "Lee"):
-        assert value not in told
+        assert value not in printed
+
+
+def test_a_long_audit_logs_its_progress_and_hands_on_every_record(
+    world, monkeypatch, caplog
+):
+    monkeypatch.setattr(audit_profiles, "LOGGED", 2)
+    caplog.set_level("INFO")
+    records = world.log[0]
+    assert [*audit_profiles.logged(records, 9)] == records
+    assert caplog.messages == ["read 2 of 9 records", "read 4 of 9 records"]

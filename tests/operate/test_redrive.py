@@ -1,9 +1,10 @@
-"""The dead letters looked through again: told apart, redriven, and not twice."""
+"""The dead letters: listed, shown, redriven, and none of them twice."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,11 +15,11 @@ from profiles.core.records import DeadLetter, InvalidRecord, ProducerRecord, Rec
 from profiles.core.updates import Receipt, Source
 from profiles.kafka import clients, topics
 from profiles.kafka.dead_letters import DeadLetterReader, DeadLetterWriter
-from profiles.kafka.producer import NotAcknowledged
+from profiles.kafka.producer import NotAcknowledged, Verdict
 from profiles.kafka.topics import Topic
 from profiles.management.commands import dead_letters as command
-from profiles.operate.redrive import NotMarked, redrive
-from tests.fakes import NOW_MS, TOPIC, FakeAdmin, FakeKafkaProducer, record_of
+from profiles.operate.redrive import Redriven, redrive
+from tests.fakes import NOW_MS, SOURCE, TOPIC, FakeAdmin, FakeKafkaProducer, record_of
 
 KEPT = Topic("patient-profile.dlq", "dead-letter-topic", 1)
 REASON = InvalidRecord("invalid_fields", "Phone")
@@ -30,6 +31,7 @@ class FakeLog:
 
     def __init__(self) -> None:
         self.kept: list[Record] = []
+        self.passes = 0
         self.producer = FakeKafkaProducer()
         self.topic = DeadLetterWriter(self._take_all, KEPT.name)
 
@@ -37,9 +39,9 @@ class FakeLog:
         return self
 
     def produce(self, topic, value, key, *, headers, on_delivery) -> None:
-        place = Source(KEPT.id, 0)
+        source = Source(KEPT.id, 0)
         self.kept.append(
-            Record(topic, place, len(self.kept), NOW_MS, key, value, tuple(headers))
+            Record(topic, source, len(self.kept), NOW_MS, key, value, tuple(headers))
         )
         self.producer.produce(topic, value, key, on_delivery=on_delivery)
 
@@ -50,10 +52,9 @@ class FakeLog:
         return {0: range(len(self.kept))}
 
     def records(self, spans: Mapping[int, range]) -> Iterator[Record]:
-        yield from self.kept[spans[0].start : spans[0].stop]
-
-    def record(self, place: Receipt) -> Record | None:
-        return self.kept[place.offset] if place.offset < len(self.kept) else None
+        self.passes += 1
+        for span in spans.values():
+            yield from self.kept[span.start : span.stop]
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def put(
     return record
 
 
-def test_a_letter_tells_its_reason_and_its_place(log, letters):
+def test_a_letter_has_its_reason_and_its_receipt(log, letters):
     record = put(log, b"[", 7)
     letters.read()
     (letter,) = letters.open
@@ -109,8 +110,7 @@ def test_the_record_comes_back_as_it_was(log, letters, key, value):
     headers = (("trace", b"x"), ("dead-letter.offset", b"99"), ("empty", None))
     record = put(log, value, 7, key=key, timestamp_ms=-1, headers=headers)
     letters.read()
-    (letter,) = letters.open
-    assert letters.record(letter) == record
+    assert [*letters.records(letters.open)] == [(letters.open[0], record)]
 
 
 def test_a_record_that_brings_our_headers_is_no_note_of_a_redriving(log, letters):
@@ -140,49 +140,69 @@ def test_a_redriven_letter_is_no_longer_open(log, letters):
     record = put(log, VALID, 7)
     letters.read()
     receipt = Receipt(record.source, 50)
-    published: list[str] = []
+    published: list[ProducerRecord] = []
 
-    def publish(update: ProducerRecord) -> Receipt:
-        published.append(update.patient_id)
-        return receipt
+    def publish_all(updates: Sequence[ProducerRecord]) -> list[Receipt]:
+        published.extend(updates)
+        return [receipt]
 
     update = serializers.validate(record)
-    assert redrive(letters.open[0], update, publish, log.topic) == receipt
-    assert published == ["1"]
-    put(log, VALID, 7)  # a rebuild meets the record again
+    done = redrive([(letters.open[0], update)], publish_all, log.topic)
+    assert done == [Redriven(Receipt(record.source, 7), receipt, noted=True)]
+    assert published == [update]
+    put(log, VALID, 7)  # a rebuild writes the record again
     letters.read()
     assert letters.open == []
     assert letters.redriven == {Receipt(record.source, 7): str(receipt)}
 
 
-def test_a_redriving_that_is_not_noted_says_that_it_may_happen_again(log, letters):
+def test_a_redriving_without_an_acknowledged_note_is_not_noted(log, letters):
     record = put(log, VALID, 7)
     letters.read()
     silent = DeadLetterWriter(lambda: FakeKafkaProducer(acks=False), KEPT.name)  # type: ignore[arg-type, return-value]
-    with pytest.raises(NotMarked, match=r"topic-1\.0\.7 .* publish it once more"):
-        redrive(
-            letters.open[0],
-            serializers.validate(record),
-            lambda update: Receipt(record.source, 50),
-            silent,
-        )
+    batch = [(letters.open[0], serializers.validate(record))]
+    [done] = redrive(batch, lambda updates: [Receipt(record.source, 50)], silent)
+    assert not done.noted
+
+
+def test_of_a_patient_no_letter_after_a_refused_one_is_noted(log, letters):
+    """So the next redrive sends them again in their order."""
+    others = b'{"PatientId": "2", "FirstName": "Bob"}'
+    for offset, value in enumerate([VALID, others, VALID, VALID, others]):
+        put(log, value, offset, key=json.loads(value)["PatientId"].encode())
+    letters.read()
+    batch = [
+        (each, serializers.validate(kept))
+        for each, kept in letters.records(letters.open)
+    ]
+
+    def publish_all(updates: Sequence[ProducerRecord]) -> list[Verdict]:
+        verdicts: list[Verdict] = [Receipt(SOURCE, 50 + n) for n in range(5)]
+        verdicts[2] = NotAcknowledged("Kafka did not")
+        return verdicts
+
+    done = redrive(batch, publish_all, log.topic)
+    assert [each.noted for each in done] == [True, True, False, False, True]
+    letters.read()
+    assert [letter.receipt.offset for letter in letters.open] == [2, 3]
 
 
 # The command
 
 
 class FakePublisher:
-    """Acknowledges each update, or raises what it was given."""
+    """Acknowledges each update, or refuses it with what it was given."""
 
     published: list[ProducerRecord] = []
-    refuses: Exception | None = None
+    refuses: NotAcknowledged | None = None
 
     def __init__(self, make, topic, is_still, capacity) -> None:
         pass
 
-    def publish(self, update: ProducerRecord) -> Receipt:
-        if self.refuses:
-            raise self.refuses
+    def publish_all(self, updates: Sequence[ProducerRecord]) -> list[Verdict]:
+        return [self.refuses or self._publish(update) for update in updates]
+
+    def _publish(self, update: ProducerRecord) -> Receipt:
         self.published.append(update)
         return Receipt(Source(TOPIC.id, 3), 100 + len(self.published))
 
@@ -232,7 +252,7 @@ def test_a_letter_that_is_not_there_is_a_clear_refusal(log, kafka):
         run("show", "topic-1.0.7")
 
 
-def test_redrive_sends_what_is_valid_now_once_and_only_when_told_to(log, kafka):
+def test_redrive_sends_what_is_valid_now_once_and_only_with_yes(log, kafka):
     put(log, VALID, 7)
     put(log, b"[", 8)
     warned = run("redrive")
@@ -253,31 +273,31 @@ MISPLACED = InvalidRecord("wrong_partition", "in partition 0, and its key belong
 
 
 @pytest.mark.parametrize("reason", [MISPLACED, REASON], ids=lambda reason: reason.code)
-def test_redrive_leaves_out_what_stood_in_another_partition_and_says_so(
+def test_redrive_leaves_out_what_was_in_another_partition_and_says_so(
     log, kafka, reason
 ):
     put(log, VALID, 7)
     put(log, ELSEWHERE, 8, key=b"2", reason=reason)
-    told = run("redrive", "--yes")
-    assert "1 of 2 dead letters are valid now" in told
-    assert "1 more are left out" in told
-    assert "outside its patient's partition" in told
+    output = run("redrive", "--yes")
+    assert "1 of 2 dead letters are valid now" in output
+    assert "1 more are left out" in output
+    assert "outside its patient's partition" in output
     assert [update.patient_id for update in kafka.published] == ["1"]
 
 
 def test_redrive_leaves_out_what_was_judged_by_another_partition_count(log, kafka):
-    """Here the right one: its patient's later updates were applied where it stood."""
+    """Here the right one: its patient's later updates were applied in its partition."""
     put(log, VALID, 7, reason=MISPLACED)
     assert "1 more are left out" in run("redrive", "--yes")
     assert kafka.published == []
 
 
-def test_one_that_stood_in_another_partition_is_redriven_by_its_place(log, kafka):
+def test_one_that_was_in_another_partition_is_redriven_by_its_receipt(log, kafka):
     put(log, ELSEWHERE, 8, key=b"2", reason=MISPLACED)
-    told = run("redrive", "topic-1.0.8", "--yes")
-    assert "1 of 1 dead letters are valid now" in told
-    assert "newer than all" in told
-    assert "topic-1.0.8 redriven as topic-1.3.101" in told
+    output = run("redrive", "topic-1.0.8", "--yes")
+    assert "1 of 1 dead letters are valid now" in output
+    assert "newer than all" in output
+    assert "topic-1.0.8 redriven as topic-1.3.101" in output
     assert "left out" not in run("redrive", "--yes")
 
 
@@ -298,8 +318,17 @@ def test_an_update_that_is_not_acknowledged_ends_the_redriving(log, kafka, monke
     assert len(log.kept) == 1
 
 
-def test_a_letter_that_is_gone_from_its_topic_is_told(log, kafka, monkeypatch):
+def test_however_many_letters_are_redriven_their_topic_is_read_twice(log, kafka):
+    """To know which are open, and then their bytes."""
+    for offset in range(2 * command.BATCH + 50):
+        put(log, VALID, offset)
+    assert run("redrive", "--yes").count(" redriven as ") == 2 * command.BATCH + 50
+    assert log.passes == 2
+    assert "0 of 0" in run("redrive")
+
+
+def test_a_letter_that_is_gone_from_its_topic_is_an_error(log, kafka, monkeypatch):
     put(log, VALID, 7)
-    monkeypatch.setattr(log, "record", lambda place: None)
+    monkeypatch.setattr(DeadLetterReader, "records", lambda letters, wanted: iter(()))
     with pytest.raises(CommandError, match="no longer on the dead-letter topic"):
         run("show", "topic-1.0.7")

@@ -7,6 +7,19 @@ import re
 
 from django.test import Client
 
+UNREADABLE = [
+    {"FirstName": {"B": b"\xff\x00"}},
+    {"FirstName": {"N": "5"}},
+    {"FirstName": {"M": {"a": {"BS": [b"\xff"]}}}},
+    {"_fence:topic-1:0": {"S": "x"}},
+    {"_fence:topic-1:0": {"N": "1.5"}},
+    {"_fence:topic-1:0": {"B": b"\xff"}},
+    {"_fence:x": {"NULL": True}},
+    {"_incarnation": {"B": b"\xff"}},
+    {"_incarnation": {"S": "x"}},
+]
+"""What other programs may leave in an item."""
+
 
 def get_page(path="/profiles/", **query):
     response = Client().get(path, query)

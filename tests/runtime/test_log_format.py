@@ -1,4 +1,4 @@
-"""Telemetry: what the log tells of an exception, and of a request."""
+"""The log's format: what a line shows of an exception, and of a request."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def caught(how) -> BaseException:
     return raised.value
 
 
-def test_an_exception_is_told_by_its_frames_and_type():
-    told = Frames("%(message)s").format(record(caught(lambda: refuse(CANARY))))
-    assert told.startswith("it failed\n")
-    assert "in refuse" in told
-    assert told.endswith("ValueError")
-    assert CANARY not in told
+def test_an_exception_is_logged_with_its_frames_and_type():
+    shown = Frames("%(message)s").format(record(caught(lambda: refuse(CANARY))))
+    assert shown.startswith("it failed\n")
+    assert "in refuse" in shown
+    assert shown.endswith("ValueError")
+    assert CANARY not in shown
 
 
-def test_what_led_to_it_is_told_first():
+def test_its_cause_is_logged_first():
     def chained() -> None:
         try:
             refuse(CANARY)
         except ValueError as error:
             raise LookupError(CANARY) from error
 
-    told = Frames().format(record(caught(chained)))
-    assert told.index("ValueError") < told.index("LookupError")
-    assert CANARY not in told
+    shown = Frames().format(record(caught(chained)))
+    assert shown.index("ValueError") < shown.index("LookupError")
+    assert CANARY not in shown
 
 
-def test_what_was_replaced_on_purpose_is_not_told():
+def test_an_exception_that_was_replaced_on_purpose_is_not_logged():
     def replaced() -> None:
         try:
             refuse(CANARY)
@@ -63,14 +63,14 @@ def test_a_line_of_production_is_one_json_object():
     line = JsonLines().format(record(caught(lambda: refuse(f"{CANARY}\n"))))
     assert "\n" not in line
     assert CANARY not in line
-    told = json.loads(line)
-    assert told.keys() == {"time", "level", "logger", "message", "frames"}
-    assert (told["level"], told["logger"]) == ("ERROR", "x")
-    assert told["message"] == "it failed"
-    assert told["frames"].endswith("ValueError")
+    shown = json.loads(line)
+    assert shown.keys() == {"time", "level", "logger", "message", "frames"}
+    assert (shown["level"], shown["logger"]) == ("ERROR", "x")
+    assert shown["message"] == "it failed"
+    assert shown["frames"].endswith("ValueError")
 
 
-NOBODY_CATCHES = {
+UNHANDLED = {
     "main": "raise ValueError(secret)",
     "thread": """
 import threading
@@ -85,9 +85,11 @@ Falls()
 }
 
 
-@pytest.mark.parametrize("where", NOBODY_CATCHES)
-def test_what_nobody_catches_is_told_without_its_text(where):
-    program = f"import sys, django; django.setup(); secret = sys.argv[1]\n{NOBODY_CATCHES[where]}"
+@pytest.mark.parametrize("where", UNHANDLED)
+def test_an_unhandled_exception_is_logged_without_its_text(where):
+    program = (
+        f"import sys, django; django.setup(); secret = sys.argv[1]\n{UNHANDLED[where]}"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", program, CANARY],
         capture_output=True,
@@ -95,13 +97,13 @@ def test_what_nobody_catches_is_told_without_its_text(where):
         timeout=60,
         check=False,
     )
-    assert "CRITICAL profiles.runtime.log_format nobody caught it" in ended.stderr
+    assert "CRITICAL profiles.runtime.log_format unhandled exception" in ended.stderr
     assert "ValueError" in ended.stderr
     assert CANARY not in ended.stderr + ended.stdout
     assert (ended.returncode != 0) == (where == "main")
 
 
-def test_the_development_server_tells_no_query():
+def test_the_development_server_logs_no_query():
     line = logging.LogRecord(
         "x",
         20,

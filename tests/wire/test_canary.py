@@ -1,7 +1,7 @@
-"""The canary: a value that went down every failing path is in nothing that was told.
+"""The canary: a value that every failing path has handled appears in no output.
 
 Real processes, in development and in production, with the faults of `tests/canary`.
-What is searched: all that they wrote, every answer but the profile itself, metrics.
+Searched are their logs, their metrics, and every answer except the profile itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.stack import Command, Stack, Web
 pytestmark = pytest.mark.stack
 
 CANARY = "Canary" + secrets.token_hex(8)
-"""What no one is to see: a name, an address, whatever a patient has."""
+"""Stands for a value of a profile, such as a name or an address."""
 
 KEYS = {
     "DJANGO_SECRET_KEY": "Canary-" + secrets.token_hex(40),
@@ -47,7 +47,7 @@ MODES: dict[str, Mapping[str, str]] = {"development": {}, "production": PRODUCTI
 
 
 class Alive(Web):
-    """A web process, from when it answers at all: what it needs may be away."""
+    """A web process that is taken as started although its engines are away."""
 
     def is_ready(self) -> bool:
         try:
@@ -56,8 +56,8 @@ class Alive(Web):
             return False
 
 
-class Told:
-    """Everything that the service told anyone."""
+class Output:
+    """Everything that the service wrote or answered."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -75,7 +75,7 @@ class Told:
         return (self._directory / f"{name}.log").read_text(errors="replace")
 
     def all(self) -> dict[str, str]:
-        """Every text, by where it was told."""
+        """Every text by its origin."""
         names = [path.stem for path in self._directory.glob("*.log")]
         return {**{name: self.log(name) for name in names}, **self._answers}
 
@@ -87,12 +87,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="module")
-def told(running: Stack) -> Iterator[Told]:
-    """In the end no log, no answer and no metric holds the canary or a key."""
-    told = Told(running.directory)
-    yield told
+def output(running: Stack) -> Iterator[Output]:
+    """After the tests, no log, answer or metric holds the canary or a key."""
+    output = Output(running.directory)
+    yield output
     hidden = [CANARY, *KEYS.values()]
-    found = [at for at, text in told.all().items() if any(s in text for s in hidden)]
+    found = [at for at, text in output.all().items() if any(s in text for s in hidden)]
     assert found == []
 
 
@@ -148,33 +148,33 @@ def get(web: Web, mode: str, path: str) -> requests.Response:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_no_failing_request_tells_what_it_carried(running, told, mode):
+def test_no_failing_request_shows_what_it_carried(running, output, mode):
     stack = in_mode(running, mode)
     with Web(stack.directory, stack.environ, f"web-{mode}") as web:
         for what, body in NOT_VALID.items():
-            assert told.answer(what, post(web, mode, json.dumps(body))) == 400
+            assert output.answer(what, post(web, mode, json.dumps(body))) == 400
         for what, text in NOT_JSON.items():
-            assert told.answer(what, post(web, mode, text)) in (400, 413)
+            assert output.answer(what, post(web, mode, text)) in (400, 413)
         for what in ("parse_array", "publish_all"):  # the first falls in `parse` too
             body = json.dumps(update(Phone=f"fall:{what}"))
-            assert told.answer(what, post(web, mode, body)) == 500
-            assert told.answer(what, post(web, mode, f"[{body}]")) == 500
+            assert output.answer(what, post(web, mode, body)) == 500
+            assert output.answer(what, post(web, mode, f"[{body}]")) == 500
         lines = post(web, mode, CANARY, **{"Content-Type": "application/x-ndjson"})
-        assert told.answer("lines", lines) == 400
+        assert output.answer("lines", lines) == 400
         form = post(web, mode, CANARY, **{"Content-Type": "text/plain"})
-        assert told.answer("form", form) == 415
+        assert output.answer("form", form) == 415
         bad = post(web, mode, "{}", Authorization=f"Bearer {CANARY}.x.y")
-        assert told.answer("token", bad) == 401
+        assert output.answer("token", bad) == 401
         for query in ("?limit=", "?cursor=", "/1?wait=1&receipt="):
             answer = get(web, mode, f"/patientprofile{query}{CANARY}")
-            assert told.answer(query, answer) == 400
+            assert output.answer(query, answer) == 400
         answer = get(web, mode, f"/patientprofile/fall:_make_api_call?x={CANARY}")
-        assert told.answer("a table that quotes", answer) == 503
-        assert told.answer("metrics", get(web, mode, "/metrics")) == 200
-    assert told.log(f"web-{mode}").count("RuntimeError") == 4
+        assert output.answer("a table that quotes", answer) == 503
+        assert output.answer("metrics", get(web, mode, "/metrics")) == 200
+    assert output.log(f"web-{mode}").count("RuntimeError") == 4
 
 
-def test_engines_that_are_away_make_nobody_tell(running, told):
+def test_no_value_is_shown_while_the_engines_are_away(running, output):
     stack = in_mode(
         running,
         "production",
@@ -183,42 +183,42 @@ def test_engines_that_are_away_make_nobody_tell(running, told):
     )
     with Alive(stack.directory, stack.environ, "away") as web:
         body = json.dumps(update())
-        assert told.answer("no Kafka", post(web, "production", body)) == 503
-        assert told.answer("not ready", get(web, "production", "/readyz")) == 503
+        assert output.answer("no Kafka", post(web, "production", body)) == 503
+        assert output.answer("not ready", get(web, "production", "/readyz")) == 503
         path = f"/patientprofile/1?x={CANARY}"
-        assert told.answer("no table", get(web, "production", path)) == 503
+        assert output.answer("no table", get(web, "production", path)) == 503
 
 
 @pytest.fixture
 def runserver(running):
-    """The development server, which tells every address that it is asked for."""
+    """The development server, which logs the address of every request."""
     web = Alive(running.directory, running.environ, "runserver")
     web._argv = [*stack.MANAGE, "runserver", "--noreload", str(web.port)]
     with web:
         yield web
 
 
-def test_the_pages_tell_no_more_than_they_show(running, told, runserver):
+def test_pages_that_fail_show_no_value(running, output, runserver):
     body = update(PatientId="page", Phone="fall:profile")
     mode = "development"
     assert post(runserver, mode, json.dumps(body)).status_code == 202
     running.catch_up()
     for path in ("/patientprofile/page", "/profiles/", "/profiles/page/"):
         answer = get(runserver, mode, f"{path}?name={CANARY}")
-        assert told.answer(path, answer) == 500
+        assert output.answer(path, answer) == 500
     for query, status in {
         "cursor": 400,
         "sort": 400,
         "q=fall:_make_api_call&x": 503,
     }.items():
         answer = get(runserver, mode, f"/profiles/?{query}={CANARY}")
-        assert told.answer(query, answer) == status
-    assert told.log("runserver").count("RuntimeError") == 3
-    assert "GET /profiles/?... HTTP" in told.log("runserver")
+        assert output.answer(query, answer) == status
+    assert output.log("runserver").count("RuntimeError") == 3
+    assert "GET /profiles/?... HTTP" in output.log("runserver")
 
 
-def test_neither_a_dead_letter_nor_a_falling_consumer_tells(running, told):
-    name = "canary"  # of its own: what makes a consumer fall does so for ever
+def test_neither_a_dead_letter_nor_a_failing_consumer_shows_a_value(running, output):
+    name = "canary"  # a topic of its own: a record that makes the consumer fail stays there
     own = in_mode(running, "production", KAFKA_TOPIC=name, DYNAMODB_TABLE=name)
     own.manage("provision")
     config = {"bootstrap.servers": own.bootstrap_servers}
@@ -235,9 +235,9 @@ def test_neither_a_dead_letter_nor_a_falling_consumer_tells(running, told):
 
     not_valid = [json.dumps(body) for body in NOT_VALID.values()]
     assert consume("letters", *not_valid, *NOT_JSON.values())
-    assert told.log("letters").count("dead letter") >= len(not_valid)
+    assert output.log("letters").count("dead letter") >= len(not_valid)
     assert run("listed", "dead_letters", "list")
     assert not consume("refused", json.dumps(update(Phone="fall:_make_api_call")))
-    assert "Mend the item" in told.log("refused")
+    assert "Mend the item" in output.log("refused")
     assert not consume("fallen", json.dumps(update(Phone="fall:decode")))
-    assert "RuntimeError" in told.log("fallen")
+    assert "RuntimeError" in output.log("fallen")

@@ -1,4 +1,4 @@
-"""The embedded broker restarts: empty, and deaf to the producers of its former life."""
+"""The embedded broker restarts: it is empty, and accepts no producer from before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTITIONS = 12
 
 
 class Tansu(Engine):
-    """The broker of `make run`, without its supervisor: here it is to die."""
+    """The broker of `make run`, without the supervisor: the test kills it."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__("tansu", directory)
@@ -45,7 +45,7 @@ class Tansu(Engine):
 @pytest.fixture
 def tansu(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tansu]:
     if request.config.getoption("--engines") == "real":
-        pytest.skip("of the embedded broker")
+        pytest.skip("only the embedded broker")
     with Tansu(tmp_path) as broker:
         yield broker
 
@@ -56,9 +56,7 @@ def status(web: Web) -> int:
     return answer.status_code
 
 
-def test_a_restart_of_the_embedded_broker_needs_none_of_the_web_process(
-    tansu, tmp_path
-):
+def test_the_web_process_survives_a_restart_of_the_embedded_broker(tansu, tmp_path):
     environ = stack_on(tmp_path, tansu.address, "http://127.0.0.1:1").environ
     with Web(tmp_path, environ) as web:
         for _ in range(20):

@@ -7,6 +7,7 @@ nothing of the product.
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -67,15 +69,14 @@ def patient() -> str:
     return f"patient/{next(patient_numbers)}"
 
 
-def post(web: Web, body: dict[str, Any]) -> requests.Response:
+def post(web: Web, body: Any) -> requests.Response:
     return requests.post(f"{web.url}/patientprofile", json=body, timeout=10)
 
 
-def accepted(web: Web, body: dict[str, Any]) -> dict[str, Any]:
+def accepted(web: Web, body: Any) -> Any:
     answer = post(web, body)
     assert answer.status_code == 202, answer.text
-    receipt: dict[str, Any] = answer.json()
-    return receipt
+    return answer.json()
 
 
 def test_the_original_curl_reaches_the_table_and_the_page(running, web):
@@ -106,6 +107,15 @@ def test_the_original_curl_reaches_the_table_and_the_page(running, web):
     assert "Doe" in detail.text
     stored = requests.get(web.url + answer.headers["Location"], timeout=10).json()
     assert stored["Sex"] == "Female"
+
+
+def test_the_timeline_ends_with_the_last_record_of_a_batch(web, patient):
+    """The embedded broker's ListOffsets reports the end one batch too low."""
+    updates = [{"PatientId": patient, "Phone": str(n)} for n in range(50)]
+    receipts = accepted(web, updates)
+    page = requests.get(f"{web.url}/profiles/{quote(patient, safe='')}/", timeout=10)
+    shown = [int(offset) for offset in re.findall(r'<tr data-key="(\d+)"', page.text)]
+    assert shown == [receipt["Offset"] for receipt in reversed(receipts)]
 
 
 def test_only_the_given_fields_change_and_null_removes(running, web, patient):
@@ -177,8 +187,8 @@ def test_what_is_no_update_goes_to_the_dead_letter_topic_untouched(running, pati
 
 
 def test_consumers_share_the_partitions_and_leave_on_sigterm(running, web):
-    # A group of their own: the embedded broker may never give partitions again in one
-    # that members leave while others join.
+    # A group of their own: if members leave while others join, the embedded broker may
+    # never assign partitions in that group again.
     shared = running.in_group("shared")
     with shared.member("first") as first, shared.member("second") as second:
         patients = [f"shared-{number}" for number in range(50)]
@@ -215,7 +225,7 @@ def test_every_item_is_the_fold_of_what_was_accepted_though_consumers_die(runnin
 
 
 def post_all(web: Web, bodies: Bodies, log: Log) -> None:
-    """Post until a None, and note each accepted body under its offset."""
+    """Post until None comes, and keep each accepted body by its offset."""
     with requests.Session() as session:
         while (body := bodies.get()) is not None:
             url = f"{web.url}/patientprofile"
@@ -259,7 +269,7 @@ def read_all(running: Stack, topic: str, partitions: int) -> list[Any]:
             "enable.partition.eof": True,
         }
     )
-    # Assigned, not subscribed: to join a group takes Tansu half a session's time.
+    # Assigned, not subscribed: joining a group takes half a session timeout on Tansu.
     places = [TopicPartition(topic, at, OFFSET_BEGINNING) for at in range(partitions)]
     reader.assign(places)
     records, open_partitions = [], set(range(partitions))

@@ -42,9 +42,9 @@ def web(tmp_path_factory) -> Iterator[stack.Web]:
 
 
 def answer(web: stack.Web, sent: bytes) -> bytes:
-    """What the server says to these bytes until it closes; TimeoutError: it waits.
+    """What the server answers until it closes; TimeoutError if it keeps waiting.
 
-    Where it closes before it has read all, its answer may be lost on the way.
+    If it closes before it has read everything, its answer may be lost.
     """
     said = b""
     client = socket.create_connection(("127.0.0.1", web.port), timeout=10)
@@ -75,7 +75,7 @@ def test_a_head_that_is_too_long_is_not_read_to_its_end(web, size, end):
 
 
 def test_http_2_is_not_spoken(web):
-    """There, a client that leaves in mid-body has a thread spin for good."""
+    """In HTTP/2, a client that leaves in mid-body makes a thread spin forever."""
     preface, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4" + b"\0" * 5
     said = answer(web, preface + settings)
     assert said == b"" or said.startswith(b"HTTP/1.1 400 ")

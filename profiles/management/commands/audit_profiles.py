@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
-import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from django.conf import settings
@@ -16,57 +16,56 @@ from profiles.core.items import Item
 from profiles.core.records import Record
 from profiles.core.updates import Incarnation, Receipt
 from profiles.dynamodb import client
-from profiles.dynamodb.client import StoreRefused, StoreUnavailable
 from profiles.dynamodb.reader import TableReader
 from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import clients, topics
 from profiles.kafka.dead_letters import DeadLetterReader
 from profiles.kafka.reader import LogMoved, LogReader
-from profiles.management.progress import Progress
-from profiles.operate.audit import Report, Sample, audit
+from profiles.management import errors
+from profiles.operate.audit import Report, Share, audit
 from profiles.operate.histories import Finding, Spans
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 8
 PRINTED = 10
-NO_ANSWER = 2
-"""Exit code where the audit could not be made: 1 is for damage."""
+LOGGED = 100_000
+"""The number of records between two log lines on the audit's progress."""
+NOT_AUDITED = 2
+"""Exit code when the audit failed: 1 means damage."""
 
 
 class Command(BaseCommand):
-    """Wires the readings to the audit, and tells what it found."""
+    """Audits the running system, and prints what was found."""
 
     help = "Compare every item with its patient's records; exit code 1 on damage."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--sample",
-            type=sample,
-            default=Sample(),
+            type=share,
+            default=Share(),
             metavar="N/M",
-            help="a stable share of the patients, so that memory stays bounded",
+            help="audit this share of the patients, always the same ones",
         )
         parser.add_argument("--grown", action="store_true", help=topics.GROWN)
         parser.add_argument("--json", action="store_true", help="everything, as JSON")
 
+    @errors.as_sentences(returncode=NOT_AUDITED)
     def handle(self, *args: Any, **options: Any) -> None:
         """Audit the configured table against the configured topic."""
-        try:
-            report = self._audit(options["sample"], options["grown"])
-        except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
-            raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
-        except (StoreUnavailable, StoreRefused) as error:
-            raise CommandError(f"{error}.", returncode=NO_ANSWER) from None
+        report = self._audit(options["sample"], options["grown"])
         if options["json"]:
             self.stdout.write(json.dumps(as_json(report), indent=2))
         else:
             self.stdout.writelines(as_text(report))
         if report.damaged:
             raise CommandError(
-                f"{report.damaged} are not as the log says: docs/operations.md tells "
-                "what each class means and what to do."
+                f"{report.damaged} patients or records are damaged: docs/operations.md "
+                "explains each class and what to do."
             )
 
-    def _audit(self, share: Sample, grown: bool) -> Report:
+    def _audit(self, share: Share, grown: bool) -> Report:
         table = TableWriter(client.connect(ATTEMPTS), settings.DYNAMODB_TABLE)
         with clients.admin() as admin:
             topic = topics.configured(admin, grown)
@@ -76,10 +75,10 @@ class Command(BaseCommand):
             report = audit(system, incarnation, settings.KAFKA_PARTITIONS, share)
             if topics.configured(admin, grown).id != topic.id:
                 raise LogMoved(
-                    f"topic {topic.name} was recreated meanwhile: audit again"
+                    f"topic {topic.name} was recreated during the audit: audit again"
                 )
         if table.identity() != incarnation.table_id:
-            raise LogMoved("the table was replaced meanwhile: audit again")
+            raise LogMoved("the table was replaced during the audit: audit again")
         return report
 
 
@@ -109,27 +108,33 @@ class _System:
         return self._letters.letters
 
     def records(self, spans: Spans) -> Iterator[Record]:
-        total = sum(map(len, spans.values()))
-        progress = Progress(sys.stderr, total, "records")
-        return progress.along(self._log.records(spans))
+        return logged(self._log.records(spans), sum(map(len, spans.values())))
 
 
-def sample(text: str) -> Sample:
-    """Option type: 1/8."""
+def logged(records: Iterable[Record], total: int) -> Iterator[Record]:
+    """The records, with a log line from time to time: a long audit shows progress."""
+    for number, record in enumerate(records, 1):
+        if number % LOGGED == 0:
+            log.info("read %d of %d records", number, total)
+        yield record
+
+
+def share(text: str) -> Share:
+    """Option type: a share of the patients, such as 1/8."""
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if not found or int(found[1]) > int(found[2]):
         raise argparse.ArgumentTypeError("give a share such as 1/8")
-    return Sample(int(found[1]), int(found[2]))
+    return Share(int(found[1]), int(found[2]))
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Counts and all PatientIds; of those in order only how many there are."""
+    """All PatientIds by finding; of patients in order only the number."""
     found = {
         finding.name.lower(): {
             "patients": len(tally.patients),
             "records": tally.records,
             "patient_ids": sorted(tally.patients),
-            "receipts": [str(place) for place in tally.places],
+            "receipts": [str(receipt) for receipt in tally.receipts],
         }
         for finding, tally in report.tallies.items()
     }
@@ -145,7 +150,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def as_text(report: Report) -> Iterator[str]:
-    """A table with the first few of each class."""
+    """A table with the first PatientIds and receipts of each finding."""
     yield (
         f"{report.items:,} items of table {settings.DYNAMODB_TABLE} against "
         f"{report.records:,} records of topic {settings.KAFKA_TOPIC}\n"
@@ -153,7 +158,7 @@ def as_text(report: Report) -> Iterator[str]:
     yield f"{'':14} {'patients':>10} {'records':>10}\n"
     for finding, tally in report.tallies.items():
         line = f"{finding:14} {len(tally.patients):>10,} {tally.records or '':>10}"
-        who = [] if finding is Finding.IN_ORDER else sorted(tally.patients)
-        who += [f"record {place}" for place in tally.places]
-        more = [f"... {len(who) - PRINTED:,} more"] if len(who) > PRINTED else []
-        yield f"{line}  {', '.join(who[:PRINTED] + more)}".rstrip() + "\n"
+        named = [] if finding is Finding.IN_ORDER else sorted(tally.patients)
+        named += [f"record {receipt}" for receipt in tally.receipts]
+        more = [f"... {len(named) - PRINTED:,} more"] if len(named) > PRINTED else []
+        yield f"{line}  {', '.join(named[:PRINTED] + more)}".rstrip() + "\n"

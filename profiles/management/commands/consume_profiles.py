@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -20,23 +20,15 @@ from profiles.consumer.loop import (
     RecordsMissing,
     StartOver,
 )
-from profiles.dynamodb import client
-from profiles.dynamodb.client import StoreRefused, StoreUnavailable
+from profiles.dynamodb import client, wire
+from profiles.dynamodb.client import StoreUnavailable
 from profiles.dynamodb.writer import TableWriter
-from profiles.kafka import clients, topics
+from profiles.kafka import clients, groups, topics
 from profiles.kafka.dead_letters import DeadLetterWriter
+from profiles.management import errors
 from profiles.runtime import metrics
 
 log = logging.getLogger(__name__)
-
-_OPERATOR = (
-    topics.KafkaUnavailable,
-    topics.WrongTopic,
-    MemberRefused,
-    RecordsMissing,
-    StoreRefused,
-)
-"""What ends the process with its message: here nothing is left to try."""
 
 
 class Command(BaseCommand):
@@ -53,13 +45,17 @@ class Command(BaseCommand):
         )
         parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
+    @errors.as_sentences(MemberRefused, RecordsMissing)
     def handle(self, *args: Any, **options: Any) -> None:
         """Consume; begin anew where topic or table are others, or the group lost us."""
         self._consumer: ProfileConsumer | None = None
         self._stopped = False
         self._grown = options["grown"]
         self._admin_connection = topics.AdminConnection(clients.admin)
-        self._table = TableWriter(client.connect(), settings.DYNAMODB_TABLE)
+        dynamodb = client.connect()
+        self._table = TableWriter(
+            dynamodb, settings.DYNAMODB_TABLE, wire.connect(dynamodb)
+        )
         self._letters = DeadLetterWriter(
             clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC
         )
@@ -68,16 +64,9 @@ class Command(BaseCommand):
         if settings.METRICS_PORT:
             address = "127.0.0.1" if settings.DEVELOPMENT else "0.0.0.0"  # noqa: S104
             metrics.serve(address, settings.METRICS_PORT)
-        try:
-            self._look_for_kafka()
-            while not (self._stopped or self._consume(options["until_caught_up"])):
-                pass
-        except _OPERATOR as error:
-            raise CommandError(f"{error}.") from None
-        except KafkaException as error:
-            raise CommandError(
-                f"Kafka's client can't work ({error.args[0].name()}): check KAFKA_CONFIG."
-            ) from None
+        self._partitions = range(self._read_topic().partitions)
+        while not (self._stopped or self._consume(options["until_caught_up"])):
+            pass
         if self._stopped and options["until_caught_up"]:
             raise CommandError("Stopped before everything was read.")
 
@@ -87,19 +76,10 @@ class Command(BaseCommand):
         if self._consumer is not None:
             self._consumer.stop()
 
-    def _look_for_kafka(self) -> None:
-        try:
-            self._partitions = range(self._read_topic().partitions)
-        except topics.TopicMissing:
-            raise
-        except topics.KafkaUnavailable as error:
-            raise CommandError(
-                f"{error}: start it on {settings.KAFKA_BOOTSTRAP_SERVERS} with "
-                "`make local-dev-stack`, or set KAFKA_BOOTSTRAP_SERVERS."
-            ) from None
-
     def _read_topic(self) -> topics.Topic:
-        return self._admin_connection.ask(partial(topics.configured, grown=self._grown))
+        return self._admin_connection.query(
+            partial(topics.configured, grown=self._grown)
+        )
 
     def _identity(self) -> str | None:
         """Waits for the table, as updates do on the topic; None where we are to stop."""
@@ -107,11 +87,7 @@ class Command(BaseCommand):
             try:
                 return self._table.identity()
             except StoreUnavailable as error:
-                self.stderr.write(
-                    f"{error}: waiting for it on "
-                    f"{settings.DYNAMODB_ENDPOINT_URL or 'AWS'}; locally, start it "
-                    "with `make local-dev-stack`."
-                )
+                self.stderr.write(f"waiting: {errors.sentence(error)}")
                 self._pause()
         return None
 
@@ -129,7 +105,7 @@ class Command(BaseCommand):
             clients.consumer,
             self._read_topic,
             settings.KAFKA_PARTITIONS,
-            partial(self._admin_connection.ask, topics.configured_group),
+            partial(self._admin_connection.query, groups.configured_group),
             store,
             partial(_told, self._table),
             self._table.apply,
@@ -156,7 +132,7 @@ class Command(BaseCommand):
             others = set(self._partitions) - consumer.owned
             return consumer.caught_up and (
                 not others
-                or topics.all_read(self.group_reader, settings.KAFKA_TOPIC, others)
+                or groups.all_read(self.group_reader, settings.KAFKA_TOPIC, others)
             )
 
         return caught_up

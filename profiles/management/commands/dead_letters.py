@@ -1,10 +1,11 @@
-"""`manage.py dead_letters`: list what is no update, show one, redrive what is by now."""
+"""`manage.py dead_letters`: list them, show one, redrive those that are valid now."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -21,17 +22,28 @@ from profiles.core.records import (
 from profiles.kafka import clients, topics
 from profiles.kafka.dead_letters import DeadLetterReader, DeadLetterWriter, Letter
 from profiles.kafka.producer import NotAcknowledged, Publisher
-from profiles.kafka.reader import LogMoved, LogReader
-from profiles.operate.redrive import NotMarked, redrive
+from profiles.kafka.reader import LogReader
+from profiles.management import errors
+from profiles.operate.redrive import Redriven, redrive
+
+BATCH = 100
+"""A crash may repeat so many: a batch is published, and then noted."""
+
+Batch = Sequence[tuple[Letter, ProducerRecord]]
 
 NEWER = (
     "A redriven update is a new update: it is newer than all of its patient so far, "
     "also than those that were posted after the dead letter. A second redrive leaves "
-    "it out; only a crash between its publication and the note of it may repeat one."
+    f"it out; only a crash between publication and note may repeat the last {BATCH}."
 )
 MISPLACED = (
-    "{number} more are left out: each stood outside its patient's partition, and would "
-    "overwrite what its patient got since. `redrive PLACE` sends one all the same."
+    "{number} more are left out: each was outside its patient's partition, and would "
+    "overwrite what its patient got since. `redrive RECEIPT` sends one all the same."
+)
+UNNOTED = (
+    "Kafka did not acknowledge everything: {number} of this batch are not noted as "
+    "redriven, and the next redrive sends them once more. An update that it did not "
+    "acknowledge is on the topic zero times or once."
 )
 
 
@@ -44,24 +56,22 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(dest="action", required=True)
         actions.add_parser("list", help="one line for each")
         show = actions.add_parser("show", help="one, without its values")
-        show.add_argument("place", help="as the list names it")
+        show.add_argument("receipt", help="as the list names it")
         show.add_argument("--values", action="store_true", help="with its values")
         redriving = actions.add_parser(
             "redrive", help="publish those that are valid now as new updates"
         )
-        redriving.add_argument("place", nargs="?", help="only this one")
+        redriving.add_argument("receipt", nargs="?", help="only this one")
         redriving.add_argument("--yes", action="store_true", help="do it")
 
+    @errors.as_sentences()
     def handle(self, *args: Any, **options: Any) -> None:
-        """Read the topic, then do what was asked."""
-        try:
-            with clients.admin() as admin:
-                topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
-            self._letters = DeadLetterReader(LogReader(clients.group_reader(), topic))
-            self._letters.read()
-            getattr(self, f"_{options['action']}")(**options)
-        except (topics.KafkaUnavailable, topics.WrongTopic, LogMoved) as error:
-            raise CommandError(f"{error}.") from None
+        """Read the topic, then run the action."""
+        with clients.admin() as admin:
+            topic = topics.describe(admin, settings.KAFKA_DLQ_TOPIC)
+        self._letters = DeadLetterReader(LogReader(clients.group_reader(), topic))
+        self._letters.read()
+        getattr(self, f"_{options['action']}")(**options)
 
     def _list(self, **options: Any) -> None:
         """Reason, source, age and count; no values."""
@@ -76,9 +86,9 @@ class Command(BaseCommand):
                 f"{self._letters.foreign} records without the consumer's headers"
             )
 
-    def _show(self, place: str, values: bool, **options: Any) -> None:
-        """One letter; its bytes only where they are asked for."""
-        letter = self._find(place)
+    def _show(self, receipt: str, values: bool, **options: Any) -> None:
+        """One letter; its bytes only with `--values`."""
+        letter = self._find(receipt)
         record = self._record(letter)
         for line in (*self._summary(letter), *_sizes(record)):
             self.stdout.write(line)
@@ -88,67 +98,70 @@ class Command(BaseCommand):
                 self.stdout.write(f"header {name}: {_text(value)}")
             self.stdout.write(f"value: {_text(record.value)}")
 
-    def _redrive(self, place: str | None, yes: bool, **options: Any) -> None:
-        """Validate again, and publish what is an update after all."""
-        chosen = [self._find_open(place)] if place else self._letters.open
-        # By its code first: to read one takes half a second.
-        likely = chosen if place else [*filter(_was_in_place, chosen)]
-        updates = [*self._updates(likely)]
-        valid = updates if place else [each for each in updates if _is_in_place(*each)]
-        self.stdout.write(f"{len(valid)} of {len(chosen)} dead letters are valid now.")
-        if left := len(chosen) - len(likely) + len(updates) - len(valid):
-            self.stdout.write(MISPLACED.format(number=left))
-        if not valid:
-            return
-        self.stdout.write(NEWER)
-        if not yes:
+    def _redrive(self, receipt: str | None, yes: bool, **options: Any) -> None:
+        """Validate again, and publish what is valid, batch by batch."""
+        chosen = [self._find_open(receipt)] if receipt else self._letters.open
+        likely = chosen if receipt else [*filter(_was_in_place, chosen)]
+        left_out, valid = len(chosen) - len(likely), 0
+        send = self._sender() if yes else None
+        for batch in _batches(self._updates(likely)):
+            sent = batch if receipt else [each for each in batch if _is_in_place(*each)]
+            left_out += len(batch) - len(sent)
+            valid += len(sent)
+            if send is not None:
+                send(sent)
+        self.stdout.write(f"{valid} of {len(chosen)} dead letters are valid now.")
+        if left_out:
+            self.stdout.write(MISPLACED.format(number=left_out))
+        if valid:
+            self.stdout.write(NEWER)
+        if valid and not yes:
             self.stdout.write("Nothing was sent: add --yes to redrive.")
-            return
-        try:
-            self._send(valid)
-        except NotAcknowledged as error:
-            raise CommandError(
-                f"{error}: the last one is on the topic zero times or once. Redrive again."
-            ) from None
-        except NotMarked as error:
-            raise CommandError(f"{error}.") from None
-
-    def _send(self, valid: list[tuple[Letter, ProducerRecord]]) -> None:
-        watch = topics.watch()
-        publisher = Publisher(
-            clients.producer, watch.current, watch.is_still, capacity=1
-        )
-        kept = DeadLetterWriter(clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC)
-        for letter, update in valid:
-            receipt = redrive(letter, update, publisher.publish, kept)
-            self.stdout.write(f"{letter.receipt} redriven as {receipt}")
 
     def _updates(
         self, letters: Iterable[Letter]
     ) -> Iterator[tuple[Letter, ProducerRecord]]:
-        for letter in letters:
+        for letter, record in self._letters.records(letters):
             with contextlib.suppress(InvalidRecord):
-                yield letter, serializers.validate(self._record(letter))
+                yield letter, serializers.validate(record)
 
-    def _find(self, place: str) -> Letter:
+    def _sender(self) -> Callable[[Batch], None]:
+        watch = topics.watch()
+        publisher = Publisher(
+            clients.producer, watch.current, watch.is_still, capacity=1
+        )
+        notes = DeadLetterWriter(clients.dead_letter_producer, settings.KAFKA_DLQ_TOPIC)
+
+        def send(batch: Batch) -> None:
+            self._report(redrive(batch, publisher.publish_all, notes) if batch else [])
+
+        return send
+
+    def _report(self, redriven: Sequence[Redriven]) -> None:
+        for each in redriven:
+            if isinstance(each.verdict, NotAcknowledged):
+                self.stdout.write(f"{each.letter} not redriven: {each.verdict}")
+            else:
+                self.stdout.write(f"{each.letter} redriven as {each.verdict}")
+        if unnoted := sum(not each.noted for each in redriven):
+            raise CommandError(UNNOTED.format(number=unnoted))
+
+    def _find(self, receipt: str) -> Letter:
         for letter in self._letters.letters.values():
-            if str(letter.receipt) == place:
+            if str(letter.receipt) == receipt:
                 return letter
-        raise CommandError(f"No dead letter {place}: `dead_letters list` names them.")
+        raise CommandError(f"No dead letter {receipt}: `dead_letters list` names them.")
 
-    def _find_open(self, place: str) -> Letter:
-        letter = self._find(place)
+    def _find_open(self, receipt: str) -> Letter:
+        letter = self._find(receipt)
         if redriven := self._letters.redriven.get(letter.receipt):
-            raise CommandError(f"{place} was redriven already, as {redriven}.")
+            raise CommandError(f"{receipt} was redriven already, as {redriven}.")
         return letter
 
     def _record(self, letter: Letter) -> Record:
-        record = self._letters.record(letter)
-        if record is None:
-            raise CommandError(
-                f"{letter.receipt} is no longer on the dead-letter topic."
-            )
-        return record
+        for _, record in self._letters.records([letter]):
+            return record
+        raise CommandError(f"{letter.receipt} is no longer on the dead-letter topic.")
 
     def _summary(self, letter: Letter) -> list[str]:
         age = datetime.now(UTC) - datetime.fromtimestamp(letter.kept_ms / 1000, UTC)
@@ -162,13 +175,18 @@ class Command(BaseCommand):
         ]
 
 
+def _batches(updates: Iterator[tuple[Letter, ProducerRecord]]) -> Iterator[Batch]:
+    while batch := [*islice(updates, BATCH)]:
+        yield batch
+
+
 def _was_in_place(letter: Letter) -> bool:
     """Whether it is a dead letter for another reason than its partition."""
     return letter.code != WRONG_PARTITION
 
 
 def _is_in_place(letter: Letter, update: ProducerRecord) -> bool:
-    """Whether it stood in its patient's partition."""
+    """Whether it was in its patient's partition."""
     home = partition_of(update.patient_id, settings.KAFKA_PARTITIONS)
     return letter.receipt.source.partition == home
 
@@ -180,7 +198,7 @@ def _sizes(record: Record) -> Iterator[str]:
 
 
 def _text(content: str | bytes | None) -> str:
-    """Readable, whatever the bytes are; no control character reaches the terminal."""
+    """The bytes as text; no control character reaches the terminal."""
     if isinstance(content, bytes):
         content = content.decode(errors="backslashreplace")
     return "none" if content is None else ascii(content)

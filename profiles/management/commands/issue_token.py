@@ -13,7 +13,7 @@ MOST_HOURS = 24 * 366
 
 
 class Command(BaseCommand):
-    """Writes the token, and nothing else, to standard output."""
+    """Writes only the token to standard output."""
 
     help = "Issue a bearer token for the API, signed with JWT_LOCAL_KEY."
 
@@ -23,21 +23,21 @@ class Command(BaseCommand):
             action="append",
             required=True,
             choices=[callers.READ, callers.WRITE],
-            help="what its bearer may do; may be given twice",
+            help="what the token permits; may be given twice",
         )
         parser.add_argument(
-            "--subject", required=True, help="the client, as the audit trail names it"
+            "--subject", required=True, help="the client's name in the audit trail"
         )
         parser.add_argument(
-            "--hours", type=float, required=True, help="how long it counts"
+            "--hours", type=float, required=True, help="how long the token is valid"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Issue one; it can't be revoked but by another key, so keep the hours few."""
+        """Issue a token. Only a new key revokes it, so keep the hours few."""
         if not settings.JWT_LOCAL_KEY:
             raise CommandError(
-                "There is no local key: set JWT_LOCAL_KEY, JWT_ISSUER and JWT_AUDIENCE "
-                "as they are set for the web process."
+                "JWT_LOCAL_KEY is not set: set JWT_LOCAL_KEY, JWT_ISSUER and JWT_AUDIENCE "
+                "as for the web process."
             )
         if not 0 < options["hours"] <= MOST_HOURS:
             raise CommandError(f"Give --hours above 0, and at most {MOST_HOURS}.")

@@ -2,77 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 
 from profiles.dynamodb import client
-from profiles.dynamodb.client import StoreRefused, StoreUnavailable
 from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import clients
+from profiles.management import errors
 from profiles.operate import provision
+from profiles.operate.provision import Outcome
+
+ATTEMPTS = 4
 
 
 class Command(BaseCommand):
-    """Creates what is missing and tells what is different; changes nothing else."""
+    """Creates what is missing; exit code 1 if something differs from the settings."""
 
-    help = "Create the topics and the table; run it as often as you like."
+    help = "Create the topics and the table; reports differences, and changes nothing."
 
+    @errors.as_sentences()
     def handle(self, *args: Any, **options: Any) -> None:
         """Kafka first, then DynamoDB."""
         with clients.admin() as admin:
-            self._provision_topics(admin)
-        self._provision_table()
+            report(chain(_topics(admin), table()), self.stdout)
 
-    def _provision_topics(self, admin: AdminClient) -> None:
-        plans = provision.topic_plans(
-            settings.KAFKA_TOPIC,
-            settings.KAFKA_DLQ_TOPIC,
-            settings.KAFKA_PARTITIONS,
-            settings.KAFKA_RETENTION_MS,
+
+def table() -> Iterator[Outcome]:
+    """Provision the table, and prove an engine that is not AWS.
+
+    Raises StoreUnavailable or StoreRefused.
+    """
+    dynamodb = client.connect(ATTEMPTS)
+    outcome = provision.provision_table(dynamodb, settings.DYNAMODB_TABLE)
+    yield outcome
+    if settings.DYNAMODB_ENDPOINT_URL and not outcome.differences:
+        # Here, not in a consumer: a killed one would leave the scratch item.
+        TableWriter(dynamodb, settings.DYNAMODB_TABLE).prove()
+
+
+def _topics(admin: AdminClient) -> Iterator[Outcome]:
+    plans = provision.topic_plans(
+        settings.KAFKA_TOPIC,
+        settings.KAFKA_DLQ_TOPIC,
+        settings.KAFKA_PARTITIONS,
+        settings.KAFKA_RETENTION_MS,
+    )
+    for plan in plans:
+        yield provision.provision_topic(admin, plan)
+
+
+def report(outcomes: Iterable[Outcome], stdout: OutputWrapper) -> None:
+    """Write each outcome; then raise CommandError if there were differences."""
+    differences = 0
+    for outcome in outcomes:
+        stdout.write(f"{outcome.subject}: {outcome.state}")
+        for difference in outcome.differences:
+            stdout.write(f"{outcome.subject}: DIFFERENT: {difference}")
+        differences += len(outcome.differences)
+    if differences:
+        raise CommandError(
+            f"Nothing that exists was changed. Differences from the settings: {differences}."
         )
-        try:
-            for plan in plans:
-                self._tell(provision.provision_topic(admin, plan))
-        except KafkaException as error:
-            raise CommandError(_kafka_trouble(error.args[0])) from None
-
-    def _provision_table(self) -> None:
-        dynamodb = client.connect()
-        try:
-            self._tell(provision.provision_table(dynamodb, settings.DYNAMODB_TABLE))
-            if settings.DYNAMODB_ENDPOINT_URL:
-                # Here, not in a consumer: a killed one would leave the scratch item.
-                TableWriter(dynamodb, settings.DYNAMODB_TABLE).prove()
-        except (BotoCoreError, ClientError) as error:
-            raise CommandError(_dynamodb_trouble(error)) from None
-        except (StoreUnavailable, StoreRefused) as error:
-            raise CommandError(f"{error}.") from None
-
-    def _tell(self, sentences: Any) -> None:
-        for sentence in sentences:
-            self.stdout.write(sentence)
-
-
-def _kafka_trouble(error: KafkaError) -> str:
-    where = f"{settings.KAFKA_BOOTSTRAP_SERVERS} ({error.name()})"
-    if error.code() < 0:  # the client's own word; a broker's is above
-        return f"Kafka does not answer on {where}: start it with `make local-dev-stack`"
-    return f"Kafka refuses on {where}: check the topics' names, and this user's rights"
-
-
-def _dynamodb_trouble(error: BotoCoreError | ClientError) -> str:
-    where = settings.DYNAMODB_ENDPOINT_URL or "AWS"
-    if isinstance(error, ClientError):
-        return (
-            f"DynamoDB refuses on {where} ({error.response['Error']['Code']}): check "
-            f"the table's name, {settings.DYNAMODB_TABLE}, and this process's rights"
-        )
-    told = f"DynamoDB does not answer on {where} ({type(error).__name__})"
-    if settings.DYNAMODB_ENDPOINT_URL:
-        return f"{told}: start it with `make local-dev-stack`"
-    return f"{told}: check the network, and the AWS credentials of this process"

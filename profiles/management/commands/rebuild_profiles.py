@@ -1,27 +1,26 @@
 """`manage.py rebuild_profiles`: the topic replayed from its beginning into a table.
 
-It is the consumer with another table, and with the group that will serve that table:
-so the switch-over goes on where the rebuild ended, and a rebuild that was killed where
-it had committed.
+It is the consumer with another table, and with the group that will serve that table.
+So a switch-over continues where the rebuild ended, and a rebuild that was killed
+continues at its last commit.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Callable
+import time
 from typing import Any
 
 from django.conf import settings
-from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 
-from profiles.consumer.loop import ProfileConsumer
+from profiles.dynamodb.client import StoreUnavailable
 from profiles.kafka import topics
-from profiles.kafka.reader import LogReader
-from profiles.management.commands import consume_profiles
-from profiles.management.progress import Progress
+from profiles.management import errors
+from profiles.management.commands import consume_profiles, provision
+
+RETRY_S = 5.0
 
 DONE = """Table {table} holds everything that is on the topic, consumed as group {group}.
 To switch over, restart web and consumers with {environ}."""
@@ -30,7 +29,7 @@ To switch over, restart web and consumers with {environ}."""
 class Command(consume_profiles.Command):
     """The consumer, until it is caught up."""
 
-    help = "Replay the topic into a fresh table; run it again to go on after a kill."
+    help = "Replay the topic into a new table; run it again to continue after a kill."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--table", required=True, help="the table to fill")
@@ -39,50 +38,39 @@ class Command(consume_profiles.Command):
         )
         parser.add_argument("--grown", action="store_true", help=topics.GROWN)
 
+    @errors.as_sentences()
     def handle(self, *args: Any, **options: Any) -> None:
-        """Become a process that is configured for the table; make it, and fill it."""
+        """Restart with the settings of the table, then create it and fill it."""
         table = options["table"]
         if table != settings.DYNAMODB_TABLE:
             _restart(_environ(table, options["group"]))
-        self._over = False
-        call_command("provision", stdout=self.stdout)
+        self._provision()
         super().handle(until_caught_up=True, grown=options["grown"])
-        if not self._over:
-            raise CommandError("Stopped before the end: run it again to go on.")
         self.stdout.write(_done(table, settings.KAFKA_GROUP_ID))
 
-    def caught_up(self, consumer: ProfileConsumer) -> Callable[[], bool]:
-        """As for every consumer, with a progress bar on a terminal."""
-        is_over = super().caught_up(consumer)
-        log = LogReader(self.group_reader, self._read_topic())
-        records = sum(map(len, log.spans().values()))
-        store = self._table.identity()
-        progress = Progress(sys.stderr, records, "records")
-        if sys.stderr.isatty():
-            logging.getLogger("profiles.consumer.loop").setLevel(logging.WARNING)
-
-        def caught_up() -> bool:
-            self._over = is_over()
-            progress.show(lambda: sum(log.committed(store).values()))
-            if self._over:
-                progress.wipe()
-            return self._over
-
-        return caught_up
+    def _provision(self) -> None:
+        """Create the table; wait while DynamoDB is away or throttles."""
+        while True:
+            try:
+                provision.report(provision.table(), self.stdout)
+                return
+            except StoreUnavailable as error:
+                self.stderr.write(f"waiting: {errors.sentence(error)}")
+                time.sleep(RETRY_S)
 
 
 def _environ(table: str, group: str | None) -> dict[str, str]:
-    ours = _default_group(settings.DYNAMODB_TABLE)
-    if group is None and ours != settings.KAFKA_GROUP_ID:
+    current = _default_group(settings.DYNAMODB_TABLE)
+    if group is None and current != settings.KAFKA_GROUP_ID:
         raise CommandError(
-            f"KAFKA_GROUP_ID is set, to {settings.KAFKA_GROUP_ID}: name the group that "
+            f"KAFKA_GROUP_ID is set to {settings.KAFKA_GROUP_ID}: name the group that "
             f"will serve table {table} with --group."
         )
     return {"DYNAMODB_TABLE": table, "KAFKA_GROUP_ID": group or _default_group(table)}
 
 
 def _restart(environ: dict[str, str]) -> None:
-    """Begin this command anew: the settings are of one table and one group."""
+    """Start this command again: the settings are for one table and one group."""
     command = [sys.executable, *sys.orig_argv[1:]]
     os.execve(sys.executable, command, {**os.environ, **environ})  # noqa: S606
 

@@ -12,6 +12,7 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 
+from profiles.management import errors
 from profiles.runtime import metrics
 
 HEAD_BYTES = 32 * 1024
@@ -36,6 +37,7 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=settings.PORT)
         parser.add_argument("--workers", type=int, default=1)
 
+    @errors.as_sentences(RuntimeError)  # granian's, for a port that is taken
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve until a signal."""
         if options["workers"] > 1:

@@ -1,6 +1,6 @@
-/* Live refresh: reads the page again and replaces what changed in each [data-live].
-   Pauses while the tab is hidden, and for whoever presses Pause. Nodes that did not
-   change stay what they are, so that focus, selection and scroll stay too. */
+/* Live refresh: loads the page again and updates what changed in each [data-live].
+   Pauses while the tab is hidden, and when Pause is pressed. Nodes that did not change
+   are kept, so that focus, selection and scroll are kept too. */
 "use strict";
 
 const parser = new DOMParser();
@@ -30,17 +30,17 @@ function update(old, fresh) {
   }
   takeAttributes(old, fresh);
   const left = [...old.childNodes];
-  let place = old.firstChild;
+  let next = old.firstChild;
   for (const child of [...fresh.childNodes]) {
     const index = left.findIndex((node) => same(node, child));
     if (index < 0) {
-      old.insertBefore(document.importNode(child, true), place);
+      old.insertBefore(document.importNode(child, true), next);
       continue;
     }
     const match = left[index];
     left.splice(0, index + 1).slice(0, -1).forEach((gone) => gone.remove());
     update(match, child);
-    place = match.nextSibling;
+    next = match.nextSibling;
   }
   left.forEach((gone) => gone.remove());
 }
@@ -61,18 +61,18 @@ function start(control) {
   const note = control.querySelector("span");
   let paused = sessionStorage.getItem("live") === "paused";
 
-  function tell(text) {
+  function say(text) {
     if (note.textContent !== text) note.textContent = text;
   }
 
   function show() {
     button.setAttribute("aria-pressed", String(paused));
-    tell(paused ? "Not refreshed." : `Refreshed every ${seconds} seconds.`);
+    say(paused ? "Paused." : `Refreshes every ${seconds} seconds.`);
   }
 
   async function turn() {
     if (!paused && !document.hidden) {
-      await refresh().then(show, () => tell("The last refresh failed: this may be old."));
+      await refresh().then(show, () => say("The last refresh failed. The data may be out of date."));
     }
     setTimeout(turn, seconds * 1000);
   }

@@ -1,10 +1,9 @@
-"""Fences of topics that are gone, cleared from the embedded table.
+"""Removes fences of deleted topics from the embedded table.
 
-The embedded Kafka keeps nothing over a restart and the embedded table does, so each
-start would add a fence per patient. One of them stays: it tells the audit that the
-item's history began before the present topic. Only for a table that has no other
-source: on a real one a fence of another topic still holds back that topic's late
-writes.
+The embedded table outlives a restart, the embedded topic does not: each start would
+add a fence per patient. One old fence stays, so that the audit knows that the item's
+history began before this topic. For the embedded table only: on a real one, a fence of
+another topic still refuses that topic's late writes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MAX_TRANSACTION = 100
 
 
 def clear_old_fences(client: DynamoDBClient, table: str, topic_id: str) -> int:
-    """Remove all fences but this topic id's and one; returns how many items had more."""
+    """Keep this topic's fences and one other per item; returns how many items changed."""
     removals = _removals(client, table, f"{FENCE_PREFIX}{topic_id}:")
     cleared = 0
     while chunk := list(islice(removals, MAX_TRANSACTION)):
@@ -50,7 +49,7 @@ def _removals(
 
 
 def _old_fences(attributes: Iterable[str], current: str) -> list[str]:
-    """All but one, always the same, of the fences that are of another topic."""
+    """The fences of other topics, less the first by name: that one stays."""
     return sorted(
         name
         for name in attributes

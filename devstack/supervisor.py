@@ -1,9 +1,9 @@
-"""The supervisor of `make run`: starts processes, watches them, ends them.
+"""The supervisor of `make run`: starts processes, watches them and stops them.
 
-In: engines (one that dies ends the run) and services (one that dies is started
-again). Out: lines for a person, and no process left behind: each runs under a guard,
-in a session of its own, so that Ctrl-C reaches the supervisor only. It knows neither
-Django nor what the processes do.
+In: engines (if one ends, the run fails) and services (one that ends is restarted).
+Out: lines for a person. It leaves no process behind: each runs under a guard, in a
+session of its own, so that Ctrl-C signals the supervisor only. Knows no Django and no
+engine.
 """
 
 from __future__ import annotations
@@ -14,25 +14,30 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from patientsite.local.process import Command, Process, Say
+from devstack.process import Command, Process, Say
 
 FIRST_DELAY_S, LAST_DELAY_S = 1.0, 30.0
 SETTLED_S = 60.0
+"""A service that ran this long is restarted after the first delay again."""
 SAME_SIGNAL_S = 1.0
-WAIT_S = 60.0
+START_S = 60.0
+DRAIN_S = 6.0
+"""How long the consumer may work after the web process has stopped."""
+STOP_S = 18.0
+"""How long all processes together may take to end before they are killed."""
 TICK_S = 0.1
 
 
 class Interrupted(Exception):
-    """Ctrl-C or another signal asks for the end."""
+    """Ctrl-C or another signal stops the run."""
 
 
 class RunFailed(Exception):
-    """The run can't go on; the message says why and where to look."""
+    """The run can't go on; the message says why."""
 
 
 class Service:
-    """A command that is started again when it ends, later each time."""
+    """A command that is restarted when it ends, after a delay that doubles."""
 
     def __init__(self, start: Callable[[], Process], say: Say) -> None:
         self._start = start
@@ -42,6 +47,7 @@ class Service:
         self.process = start()
 
     def tend(self) -> None:
+        """Plan the restart of a process that has ended, or restart it when due."""
         code = self.process.exit_code()
         if code is None:
             return
@@ -52,16 +58,16 @@ class Service:
             self.process = self._start()
 
     def _plan_restart(self, code: int) -> None:
-        if self.process.lived_s >= SETTLED_S:
+        if self.process.age_s >= SETTLED_S:
             self._delay_s = FIRST_DELAY_S
-        name = self.process.command.name
-        self._say(f"{name} ended with exit code {code}: again in {self._delay_s:.0f} s")
-        self._restart_at = time.monotonic() + self._delay_s
-        self._delay_s = min(2 * self._delay_s, LAST_DELAY_S)
+        name, delay_s = self.process.command.name, self._delay_s
+        self._say(f"{name} ended with exit code {code}: restart in {delay_s:.0f} s")
+        self._restart_at = time.monotonic() + delay_s
+        self._delay_s = min(2 * delay_s, LAST_DELAY_S)
 
 
 class Supervisor:
-    """Owns every process of the run; leaving its `with` block leaves none."""
+    """Owns every process of the run; at the end of its `with` block none is left."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -69,9 +75,9 @@ class Supervisor:
         self._processes: list[Process] = []
         self._engines: list[Process] = []
         self._services: list[Service] = []
-        # make can't hand on a SIGKILL: whoever it started ends with it.
+        # make can't forward a SIGKILL: the run ends when its parent has gone.
         self._parent = os.getppid() if "MAKELEVEL" in os.environ else None
-        self._interrupts = self._heeded = 0
+        self._interrupts = self._handled = 0
         self._interrupted_at = -SAME_SIGNAL_S
 
     def __enter__(self) -> Self:
@@ -87,43 +93,45 @@ class Supervisor:
         os.close(self._lifeline)
 
     def start_engine(self, command: Command) -> None:
+        """Start a process without which the run fails."""
         self._engines.append(self._start(command))
 
     def start_service(self, command: Command) -> None:
+        """Start a process that is restarted when it ends."""
         self._services.append(Service(lambda: self._start(command), self._say))
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Return once the condition holds; raises RunFailed where it doesn't in time.
-
-        `what` is that failure in words, up to the seconds.
-        """
-        ends_at = time.monotonic() + WAIT_S
+    def wait_until(
+        self, condition: Callable[[], bool], failure: str, seconds: float = START_S
+    ) -> None:
+        """Return when the condition is true; raises RunFailed with `failure` if late."""
+        ends_at = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > ends_at:
-                raise RunFailed(f"{what} within {WAIT_S:.0f} s")
+                raise RunFailed(f"{failure} within {seconds:.0f} s")
             self._tend()
 
     def watch(self) -> None:
-        """Tend the processes until Interrupted or RunFailed is raised."""
+        """Run until Interrupted or RunFailed is raised."""
         while True:
             self._tend()
 
-    def stop(self, settled: Callable[[], bool]) -> None:
-        """End the first service, wait until the others have settled, end them too.
+    def stop(self, drained: Callable[[], bool]) -> None:
+        """Stop the first service, wait until `drained`, stop the rest, engines last.
 
-        The engines come last, in any case. Raises RunFailed where nothing settled;
-        another interrupt meanwhile raises Interrupted, and all ends at once.
+        Raises RunFailed if it is not drained in time. A second interrupt raises
+        Interrupted: the end of the `with` block then kills what is left.
         """
-        self._heeded = self._interrupts
+        self._handled = self._interrupts
+        kill_at = time.monotonic() + STOP_S
         try:
             if self._services and not self._dead_engine():
-                self._end(self._services.pop(0).process)
-                self.wait_until(settled, "what was accepted last was not all applied")
+                self._end(self._services.pop(0).process, kill_at)
+                failure = "the consumer did not apply all accepted updates"
+                self.wait_until(drained, failure, DRAIN_S)
         finally:
-            for process in [service.process for service in self._services]:
-                self._end(process)
-            for engine in reversed(self._engines):
-                self._end(engine)
+            services = [service.process for service in self._services]
+            for process in [*services, *reversed(self._engines)]:
+                self._end(process, kill_at)
 
     def _start(self, command: Command) -> Process:
         self._processes = [p for p in self._processes if p.exit_code() is None]
@@ -135,7 +143,7 @@ class Supervisor:
         if dead := self._dead_engine():
             raise RunFailed(
                 f"{dead.command.name} ended with exit code {dead.exit_code()}; "
-                f"its last words are in {dead.command.log}"
+                f"its log is {dead.command.log}"
             )
         for service in self._services:
             service.tend()
@@ -145,27 +153,25 @@ class Supervisor:
         dead = (engine for engine in self._engines if engine.exit_code() is not None)
         return next(dead, None)
 
-    def _end(self, process: Process) -> None:
+    def _end(self, process: Process, kill_at: float) -> None:
+        """Terminate it; kill it when its own time or the time of all is over."""
         if process.exit_code() is None:
             process.terminate()
-            self._await_exit(process)
+            kill_at = min(kill_at, time.monotonic() + process.command.patience_s)
+            while process.exit_code() is None and time.monotonic() < kill_at:
+                self._pause()
             process.kill()
-
-    def _await_exit(self, process: Process) -> None:
-        ends_at = time.monotonic() + process.command.patience_s
-        while process.exit_code() is None and time.monotonic() < ends_at:
-            self._pause()
 
     def _pause(self) -> None:
         time.sleep(TICK_S)
         if self._parent and os.getppid() != self._parent:
             self._parent = None
             self._interrupt()
-        if self._interrupts > self._heeded:
+        if self._interrupts > self._handled:
             raise Interrupted
 
     def _interrupt(self) -> None:
-        """Count one; a signal to the whole group arrives twice, here and from make."""
+        """Record an interrupt; Ctrl-C under make arrives twice, but is one."""
         now = time.monotonic()
         if now - self._interrupted_at > SAME_SIGNAL_S:
             self._interrupts += 1

@@ -1,7 +1,7 @@
-"""A process of `make run`: what to run, and one guarded run of it.
+"""One run of a command, under a guard.
 
 In: a command, and the read end of a pipe that closes when the supervisor is gone.
-Out: its exit code, and its output line by line or in a file. It decides nothing.
+Out: its exit code, and its output line by line or in a file. It restarts nothing.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from patientsite.local import guard
+from devstack import guard
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to run. Its output goes to `log`, else to the terminal under its name.
+    """What to run. Output goes to `log`, or to the terminal with `name` before each line.
 
-    `patience_s` is what it gets to end by itself before it is killed.
+    After SIGTERM it has `patience_s` seconds to end before it is killed.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Command:
 
 
 class Process:
-    """One run of a command: its guard, itself and all that it starts."""
+    """One run of a command: the guard, the command and everything that it starts."""
 
     def __init__(self, command: Command, lifeline: int, say: Say) -> None:
         self.command = command
@@ -49,25 +49,28 @@ class Process:
             Thread(target=_relay, args=args, daemon=True).start()
 
     @property
-    def lived_s(self) -> float:
+    def age_s(self) -> float:
+        """Seconds since it was started."""
         return time.monotonic() - self._started_at
 
     def exit_code(self) -> int | None:
-        """None while it runs; once it has ended, nothing that it started is left."""
+        """None while it runs; when it has ended, its process group is killed first."""
         if self._guard.returncode is None and self._guard.poll() is not None:
             self._kill_group()
         return self._guard.returncode
 
     def terminate(self) -> None:
+        """Send SIGTERM; returns at once."""
         self._guard.terminate()
 
     def kill(self) -> None:
+        """Kill the process group if it still runs, and wait for its end."""
         if self.exit_code() is None:
             self._kill_group()
             self._guard.wait()
 
     def _kill_group(self) -> None:
-        # macOS answers EPERM for a group of which only zombies are left.
+        # macOS raises EPERM for a group that has only zombies left.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._guard.pid, signal.SIGKILL)
 
@@ -82,7 +85,7 @@ def _spawn(command: Command, lifeline: int) -> subprocess.Popen[bytes]:
             stdout=log or subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=command.environ,
-            # Not the checkout: an engine would read a .env that it finds there.
+            # Not the checkout: an engine would read the .env file in it.
             cwd=command.log.parent if command.log else None,
             start_new_session=True,
         )

@@ -1,6 +1,6 @@
-"""The engines in the background: started, found again and ended by their pid file.
+"""Engines in the background: started, and stopped by their pid file.
 
-What runs there is the same supervisor, without web process and consumer.
+The background process is the same supervisor, without web process and consumer.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import sys
 import time
 from pathlib import Path
 
-from patientsite.local import pidfile
-from patientsite.local.process import Say
-from patientsite.local.supervisor import RunFailed
+from devstack import pidfile
+from devstack.process import Say
+from devstack.supervisor import RunFailed
 
 STOP_S = 40.0
 TICK_S = 0.1
 
 
 def start(pid_file: Path, log: Path, say: Say) -> None:
-    """Return once the engines are ready; raises RunFailed where they end instead."""
+    """Return when the engines are ready; raises RunFailed if they end instead."""
     if pid := pidfile.holder(pid_file):
-        say(f"The engines run already, in the background (process {pid}).")
+        say(f"The engines already run in the background (process {pid}).")
         return
     with log.open("wb") as output:
         run = subprocess.Popen(  # noqa: S603
@@ -31,7 +31,7 @@ def start(pid_file: Path, log: Path, say: Say) -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # It outlives the make that started it.
+            # Without MAKELEVEL it does not end with the make that started it.
             env={k: v for k, v in os.environ.items() if k != "MAKELEVEL"},
             start_new_session=True,
         )
@@ -43,7 +43,7 @@ def start(pid_file: Path, log: Path, say: Say) -> None:
 
 
 def stop(pid_file: Path, say: Say) -> None:
-    """Return once the engines have ended, with the tables saved."""
+    """Return when the engines have ended and saved the tables."""
     pid = pidfile.holder(pid_file)
     if pid is None:
         say("No engines run in the background.")
@@ -54,4 +54,4 @@ def stop(pid_file: Path, say: Say) -> None:
         if time.monotonic() > ends_at:
             raise RunFailed(f"process {pid} did not end within {STOP_S:.0f} s")
         time.sleep(TICK_S)
-    say("The engines have ended; the tables are kept under var/.")
+    say("The engines have ended. The tables are kept under var/.")

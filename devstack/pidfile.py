@@ -1,7 +1,7 @@
-"""The file that the one run of a checkout holds: its tables bear no second one.
+"""The lock file of a checkout: two runs would overwrite each other's tables.
 
-A lock and not a number alone: the lock goes with its holder, however that ends, so a
-number left behind is never taken for a process.
+The lock ends with the process that holds it, however it ends. A stale number in the
+file is therefore never taken for a running process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import IO
 
 
 def acquire(path: Path) -> IO[str] | None:
-    """The file, held until it is closed; None where another process holds it."""
+    """The file, locked until it is closed; None if another process holds the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
     try:
@@ -26,19 +26,19 @@ def acquire(path: Path) -> IO[str] | None:
 
 
 def publish(file: IO[str]) -> None:
-    """Tell who holds the file, once it is ready to be used and ended."""
+    """Write this process's id: from now on the run can be used and stopped."""
     file.write(str(os.getpid()))
     file.flush()
 
 
 def published(path: Path) -> int | None:
-    """What the last holder told, who may be gone by now."""
+    """The id that the last holder wrote; its process may have ended."""
     text = path.read_text() if path.exists() else ""
     return int(text) if text else None
 
 
 def holder(path: Path) -> int | None:
-    """The process that holds the file and has told so."""
+    """The id of the process that holds the lock, once it is published."""
     pid = published(path)
     if pid and (file := acquire(path)):
         file.close()

@@ -1,10 +1,9 @@
-"""The supervisor of `make run`, with stand-ins for the engines and for our processes."""
+"""The supervisor of `make run`, with shell scripts as engine, web process and consumer."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,16 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from patientsite.local import pidfile, stack
-from patientsite.local import supervisor as supervision
-from patientsite.local.fences import clear_old_fences
-from patientsite.local.process import Command, Process
-from patientsite.local.supervisor import RunFailed, Service
-from tests.engines.process import free_port, wait_until
+from devstack import supervisor as supervision
+from devstack.process import Command, Process
+from devstack.supervisor import Service
+from tests.engines.process import wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
-# Two processes that tell their ids; a clean end is told to all.
+# Two processes that write their ids; one that ends by SIGTERM writes its name.
 STAND_IN = """
 echo $$ >> {name}.pids
 sleep 60 & echo $! >> {name}.pids
@@ -36,9 +33,9 @@ DEAF = STAND_IN.replace("'echo {name} >> ended; exit 0'", "''") + "wait\n" * 9
 RUN = """
 import os, sys
 from pathlib import Path
-from patientsite.local import supervisor
-from patientsite.local.process import Command
-from patientsite.local.supervisor import Interrupted, RunFailed, Supervisor
+from devstack import supervisor
+from devstack.process import Command
+from devstack.supervisor import Interrupted, RunFailed, Supervisor
 
 def stand_in(name, log=None):
     return Command(name, ["/bin/sh", Path(name + ".sh").absolute()], os.environ, log, 2)
@@ -47,9 +44,9 @@ def say(line):
     with open("said", "a") as said:
         said.write(line + "\\n")
 
-def settled():
+def drained():
     Path("asked").touch()
-    return Path("settled").exists()
+    return Path("drained").exists()
 
 def run():
     with Supervisor(say) as supervisor:
@@ -61,9 +58,9 @@ def run():
         except Interrupted:
             say("interrupted")
         finally:
-            supervisor.stop(settled)
+            supervisor.stop(drained)
 
-supervisor.WAIT_S = float(os.environ["WAIT_S"])
+supervisor.DRAIN_S = float(os.environ["DRAIN_S"])
 try:
     run()
 except RunFailed as error:
@@ -78,7 +75,7 @@ class Run:
         self.directory = directory
         for name in ("engine", "web", "consumer"):
             self.script(name, STAND_IN)
-        self.path("settled").touch()
+        self.path("drained").touch()
 
     def script(self, name: str, text: str) -> None:
         self.path(f"{name}.sh").write_text(text.format(name=name))
@@ -88,7 +85,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-c", RUN],
             cwd=self.directory,
-            env={**outer, "PYTHONPATH": str(ROOT), "WAIT_S": "30", **environ},
+            env={**outer, "PYTHONPATH": str(ROOT), "DRAIN_S": "30", **environ},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -177,7 +174,7 @@ def test_a_dead_service_is_started_again(run):
     run.wait_up()
     os.kill(run.pids("web")[0], signal.SIGKILL)
     wait_until(lambda: len(run.lines("web.pids")) == 4, 10, "web was not restarted")
-    assert "web ended with exit code 137: again in 1 s" in run.lines("said")
+    assert "web ended with exit code 137: restart in 1 s" in run.lines("said")
     assert not runs(run.pids("web")[1])
 
 
@@ -194,28 +191,30 @@ def test_a_dead_engine_ends_the_run_and_names_its_log(run):
     wait_gone(run.pids("engine", "web", "consumer"))
 
 
-def test_the_consumer_goes_on_until_what_was_accepted_is_settled(run):
-    run.path("settled").unlink()
+def test_the_consumer_goes_on_until_all_accepted_updates_are_applied(run):
+    run.path("drained").unlink()
     run.start()
     run.wait_up()
     run.process.terminate()
-    wait_until(run.path("asked").exists, 10, "nobody asked whether all is settled")
+    wait_until(run.path("asked").exists, 10, "it did not wait for the consumer")
     os.kill(run.pids("consumer")[0], signal.SIGKILL)
     wait_until(lambda: len(run.pids("consumer")) == 4, 10, "it was not restarted")
     assert run.lines("ended") == ["web"]
-    run.path("settled").touch()
+    run.path("drained").touch()
     assert run.wait_end() == (0, "")
     assert run.lines("ended") == ["web", "consumer", "engine"]
 
 
-def test_a_run_that_does_not_settle_fails_and_still_ends_its_engines_cleanly(run):
-    run.path("settled").unlink()
-    run.start(WAIT_S="0.5")
+def test_a_consumer_that_does_not_catch_up_fails_the_run_and_its_engines_still_end_cleanly(
+    run,
+):
+    run.path("drained").unlink()
+    run.start(DRAIN_S="0.5")
     run.wait_up()
     run.process.terminate()
     code, error = run.wait_end()
     assert code == 1
-    assert "what was accepted last was not all applied" in error
+    assert "the consumer did not apply all accepted updates within" in error
     assert run.lines("ended") == ["web", "consumer", "engine"]
 
 
@@ -267,7 +266,7 @@ def test_a_run_that_make_started_ends_when_make_is_killed(run):
     run.process = subprocess.Popen(
         [sys.executable, "-c", launcher, RUN],
         cwd=run.directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "WAIT_S": "30", "MAKELEVEL": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DRAIN_S": "30", "MAKELEVEL": "1"},
         text=True,
     )
     run.wait_up()
@@ -278,28 +277,30 @@ def test_a_run_that_make_started_ends_when_make_is_killed(run):
 
 
 class Ended(Process):
-    """A process that has ended, after so many seconds of life."""
+    """A process that ended after so many seconds."""
 
-    def __init__(self, lived_s: float) -> None:
+    def __init__(self, age_s: float) -> None:
         self.command = Command("web", [], {})
-        self._lived_s = lived_s
+        self._age_s = age_s
 
     @property
-    def lived_s(self) -> float:
-        return self._lived_s
+    def age_s(self) -> float:
+        return self._age_s
 
     def exit_code(self) -> int:
         return 3
 
 
-def announced(lives: list[float], monkeypatch) -> list[str]:
-    """What a service says of its restarts, where it lives so long each time."""
-    clock, said, processes = count(), list[str](), map(Ended, lives)
+def announced(ages: list[float], monkeypatch) -> list[str]:
+    """What a service says of its restarts if its process runs so long each time."""
+    clock, said, processes = count(), list[str](), map(Ended, ages)
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     service = Service(lambda: next(processes), said.append)
-    while len(said) < len(lives):
+    while len(said) < len(ages):
         service.tend()
-    return [line.removeprefix("web ended with exit code 3: again in ") for line in said]
+    return [
+        line.removeprefix("web ended with exit code 3: restart in ") for line in said
+    ]
 
 
 def test_restarts_come_later_each_time_up_to_half_a_minute(monkeypatch):
@@ -309,117 +310,3 @@ def test_restarts_come_later_each_time_up_to_half_a_minute(monkeypatch):
 
 def test_a_minute_of_life_makes_the_next_restart_a_quick_one(monkeypatch):
     assert announced([0.0, 0.0, 60.0, 0.0], monkeypatch) == ["1 s", "2 s", "1 s", "2 s"]
-
-
-PORTS = stack.Ports(web=3001, kafka=9093, dynamodb=4567)
-
-
-def test_nothing_inherited_names_a_kafka_or_a_dynamodb():
-    inherited = {
-        "PATH": "/bin",
-        "KAFKA_BOOTSTRAP_SERVERS": "kafka.example.org:9092",
-        "KAFKA_CONFIG": '{"sasl.password": "secret"}',
-        "KAFKA_TOPIC": "production",
-        "DYNAMODB_TABLE": "production",
-        "DYNAMODB_ENDPOINT_URL": "",
-        "AWS_PROFILE": "production",
-        "AWS_SESSION_TOKEN": "token",
-    }
-    environ = stack.environment(PORTS, inherited)
-    assert "production" not in environ.values()
-    assert "token" not in environ.values()
-    assert environ["PATH"] == "/bin"
-    assert environ["KAFKA_BOOTSTRAP_SERVERS"] == "127.0.0.1:9093"
-    assert environ["DYNAMODB_ENDPOINT_URL"] == "http://127.0.0.1:4567"
-    assert environ["AWS_CONFIG_FILE"] == os.devnull
-
-
-def test_the_environment_of_a_run_is_its_own_environment():
-    environ = stack.environment(PORTS, {"PATH": "/bin"})
-    assert stack.Ports.of(environ) == PORTS
-    assert stack.environment(PORTS, environ) == environ
-
-
-def test_ports_are_the_usual_ones_where_no_variable_moves_them():
-    assert stack.Ports.of({"PORT": ""}) == stack.Ports(3000, 9092, 4566)
-
-
-@pytest.mark.parametrize("text", ["web", "0", "65536", "-1", "80.5"])
-def test_what_is_no_port_is_refused_by_the_variables_name(text):
-    with pytest.raises(RunFailed, match="KAFKA_PORT"):
-        stack.Ports.of({"KAFKA_PORT": text})
-
-
-@pytest.mark.parametrize(
-    ("field", "variable"),
-    [("web", "PORT"), ("kafka", "KAFKA_PORT"), ("dynamodb", "DYNAMODB_PORT")],
-)
-@pytest.mark.parametrize("host", ["127.0.0.1", ""])
-def test_a_taken_port_is_named_with_the_variable_that_moves_it(field, variable, host):
-    numbers = {name: free_port() for name in ("web", "kafka", "dynamodb")}
-    ports = stack.Ports(**numbers)
-    with (
-        socket.create_server((host, numbers[field])),
-        pytest.raises(RunFailed, match=rf"{numbers[field]} is taken.* {variable}="),
-    ):
-        ports.require_free(web=True)
-
-
-def test_engines_alone_need_no_port_for_the_web():
-    ports = stack.Ports(free_port(), free_port(), free_port())
-    with socket.create_server(("127.0.0.1", ports.web)):
-        ports.require_free(web=False)
-
-
-def test_a_pid_file_tells_its_holder_while_it_is_held(tmp_path):
-    path = tmp_path / "run.pid"
-    assert pidfile.holder(path) is None
-    held = pidfile.acquire(path)
-    assert held
-    assert pidfile.holder(path) is None
-    pidfile.publish(held)
-    assert pidfile.holder(path) == os.getpid()
-    assert pidfile.acquire(path) is None
-    held.close()
-    assert pidfile.holder(path) is None
-
-
-def item(dynamodb, settings, patient_id: str) -> dict[str, str]:
-    found = dynamodb.get_item(
-        TableName=settings.DYNAMODB_TABLE, Key={"PatientId": {"S": patient_id}}
-    )["Item"]
-    return {name: next(iter(value.values())) for name, value in found.items()}
-
-
-def test_fences_of_topics_that_are_gone_are_cleared_but_one_and_nothing_else(
-    dynamodb, settings
-):
-    kept = {
-        "PatientId": {"S": "1"},
-        "LastName": {"S": "Roe"},
-        "_fence:new:3": {"N": "7"},
-    }
-    old = {"_fence:old:0": {"N": "1"}, "_fence:older:11": {"N": "2"}}
-    dynamodb.put_item(TableName=settings.DYNAMODB_TABLE, Item={**kept, **old})
-    assert clear_old_fences(dynamodb, settings.DYNAMODB_TABLE, "new") == 1
-    assert item(dynamodb, settings, "1") == {
-        "PatientId": "1",
-        "LastName": "Roe",
-        "_fence:new:3": "7",
-        "_fence:old:0": "1",
-    }
-    assert clear_old_fences(dynamodb, settings.DYNAMODB_TABLE, "new") == 0
-
-
-def test_old_fences_of_more_items_than_one_transaction_holds_are_cleared(
-    dynamodb, settings
-):
-    for number in range(103):
-        fenced = {"PatientId": {"S": str(number)}, "_fence:old:1": {"N": "5"}}
-        fenced["_fence:older:1"] = {"N": "5"}
-        dynamodb.put_item(TableName=settings.DYNAMODB_TABLE, Item=fenced)
-    assert clear_old_fences(dynamodb, settings.DYNAMODB_TABLE, "new") == 103
-    assert item(dynamodb, settings, "102") == {
-        "PatientId": "102",
-        "_fence:old:1": "5",
-    }

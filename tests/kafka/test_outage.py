@@ -6,15 +6,13 @@ import gc
 import os
 import sys
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from profiles.kafka import clients, dead_letters, topics
+from profiles.kafka import clients, dead_letters, flow, topics
 from profiles.kafka.dead_letters import DeadLetterWriter
 from profiles.kafka.topics import KafkaUnavailable
-from profiles.pages import figures
 from tests.engines.process import free_port, wait_until
 from tests.kafka.test_dead_letters import letters
 
@@ -26,7 +24,7 @@ def away(settings, monkeypatch):
     """Nobody listens where Kafka should; each client that hears nothing is replaced."""
     settings.KAFKA_BOOTSTRAP_SERVERS = f"127.0.0.1:{free_port()}"
     monkeypatch.setattr(topics, "DESCRIBE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(topics, "SPARE", 1)
+    monkeypatch.setattr(topics, "FIRST_SILENCES", 1)
     monkeypatch.setattr(dead_letters, "ATTEMPT_S", 0.05)
 
 
@@ -52,7 +50,7 @@ def test_looks_at_the_topic_leave_nothing(left):
     admin_connection = topics.AdminConnection(clients.admin)
     for _ in range(5):
         with pytest.raises(KafkaUnavailable):
-            admin_connection.ask(topics.configured)
+            admin_connection.query(topics.configured)
     nothing(left)
 
 
@@ -61,8 +59,7 @@ def test_figures_that_nobody_looks_at_any_more_leave_nothing(left):
         with suppress(KafkaUnavailable):
             topics.configured(admin)
 
-    reader: Any = SimpleNamespace(read=ask)
-    with figures.reading(lambda consumer: reader) as read:
+    with flow.connected(lambda consumer: ask) as read:
         read()
         assert min(left()) > 0
     nothing(left)
