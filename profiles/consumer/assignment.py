@@ -217,7 +217,7 @@ class Assignment:
     def lag(self, partition: int, query: bool = False) -> int:
         """The number of records past what is settled, as of the last fetch.
 
-        With `query`, Kafka is asked too: while paused, nothing is fetched. Raises
+        With `query`, by a query of Kafka too: a paused partition is not fetched. Raises
         KafkaUnavailable.
         """
         at = self._at(partition)

@@ -1,7 +1,7 @@
 """The batch: records, decoded, and merged per patient.
 
 In: records of our partitions. Out: merged updates and dead letters, and the offsets that
-may be committed once both are written. Calls nobody.
+may be committed once both are written. Performs no I/O.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from profiles.core.updates import MergedUpdate, merge
 
 BATCH_RECORDS = 2000
 BATCH_BYTES = 4 * 1024 * 1024
-"""Of values: a record of more than 64 KiB is a dead letter, and counts too."""
+"""Of values, those of dead letters too."""
 
 
 @dataclass(slots=True)

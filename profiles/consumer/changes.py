@@ -24,8 +24,9 @@ TABLE_S = 1.0
 LOST_S = 30.0
 """How long the group may be without us, while its coordinator answers.
 
-librdkafka reconnects at least every 10 s (`reconnect.backoff.max.ms`), and asks to join
-within a second then. From there on we are a member, however long the rebalance takes.
+librdkafka reconnects at least every 10 s (`reconnect.backoff.max.ms`), and sends a
+request to join within a second then. From that moment on we are a member, however long
+the rebalance takes.
 """
 
 

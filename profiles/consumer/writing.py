@@ -111,7 +111,7 @@ class BatchWriter:
         return self.batch.size == 0
 
     def close(self) -> None:
-        """Wait for an attempt that is under way: nobody is to write beside it."""
+        """Wait for an attempt that is under way: no other consumer may write beside it."""
         self._thread.shutdown()
 
     def _apply_once(

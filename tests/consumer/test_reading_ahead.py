@@ -290,7 +290,7 @@ def test_stop_leaves_a_write_that_does_not_end_in_time(held, clock):
     assert w.kafka.commits == []
 
 
-def test_whoever_starts_over_waits_for_the_write_that_is_under_way(held):
+def test_a_consumer_that_starts_over_waits_for_its_write_to_end(held):
     """The next consumer begins with the same patients."""
     w = held(message(0, FirstName="John"))
     w.topics = [RECREATED]
