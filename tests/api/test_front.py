@@ -290,7 +290,12 @@ def test_the_lines_of_a_turn_are_written_together_before_its_answers(monkeypatch
 
     written: list[bytes] = []
     monkeypatch.setattr(audit_trail, "_write", written.append)
-    monkeypatch.setattr(audit_trail, "_is_writable", lambda: not order.append("write"))
+
+    def is_writable() -> bool:
+        order.append("write")
+        return True
+
+    monkeypatch.setattr(audit_trail, "_is_writable", is_writable)
     clients = [Noted(UPDATE) for _ in range(20)]
     asyncio.run(serve(Front(front.Django(True)), *clients))
     assert order == ["write"] + ["answer"] * 40
@@ -312,12 +317,13 @@ def test_an_audit_trail_that_nobody_reads_does_not_stop_the_loop(monkeypatch):
         probe = Asked(b"", PATH_INFO="/livez", REQUEST_METHOD="GET")
         await serve(django, probe)
         assert not any(post.done() for post in waiting)
-        while len(os.read(reading, 65_536)) == 65_536:
-            pass
+        os.read(reading, 1_000_000)
         await asyncio.gather(*waiting)
         return [probe.status, *(client.status for client in posts)]
 
     posts = [Asked(UPDATE) for _ in range(3)]
+    later = threading.Timer(3, os.read, (reading, 1_000_000))  # else it hangs if broken
+    later.start()
     with (
         os.fdopen(writing, "w") as output,
         os.fdopen(reading),
@@ -325,6 +331,7 @@ def test_an_audit_trail_that_nobody_reads_does_not_stop_the_loop(monkeypatch):
     ):
         patch.setattr(sys, "stdout", output)
         assert asyncio.run(answered()) == [200, 202, 202, 202]
+        later.cancel()
 
 
 # Arrival
