@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from profiles.access import throttles, tokens
+from profiles.access import audit_trail, throttles, tokens
 from profiles.api import arrival, bodies, posting
 from profiles.api.front import Front
 from profiles.core import serializers
@@ -228,9 +231,6 @@ def test_what_the_loop_can_not_tell_at_once_is_read_in_a_thread(monkeypatch):
     assert [name.startswith("django") for name in threads] == [True]
 
 
-# Arrival
-
-
 class Asked:
     """A client that sends what it is given, and then stalls."""
 
@@ -252,7 +252,8 @@ class Asked:
 
     async def receive(self) -> Any:
         if not self.chunks:
-            await asyncio.sleep(60)
+            await asyncio.sleep(5)
+            self.chunks.append(None)
         chunk = self.chunks.pop(0)
         if chunk is None:
             return {"type": "http.disconnect"}
@@ -274,6 +275,66 @@ def asked(body: bytes, **head: str) -> tuple[int, bytes]:
     client = Asked(body, **head)
     asyncio.run(serve(Front(front.Django(True)), client))
     return client.status, client.sent[1]["body"]
+
+
+# The audit trail
+
+
+def test_the_lines_of_a_turn_are_written_together_before_its_answers(monkeypatch):
+    order: list[str] = []
+
+    class Noted(Asked):
+        async def send(self, message: Any) -> None:
+            order.append("answer")
+            await super().send(message)
+
+    written: list[bytes] = []
+    monkeypatch.setattr(audit_trail, "_write", written.append)
+
+    def is_writable() -> bool:
+        order.append("write")
+        return True
+
+    monkeypatch.setattr(audit_trail, "_is_writable", is_writable)
+    clients = [Noted(UPDATE) for _ in range(20)]
+    asyncio.run(serve(Front(front.Django(True)), *clients))
+    assert order == ["write"] + ["answer"] * 40
+    assert len(written[0].splitlines()) == 20
+
+
+def test_an_audit_trail_that_nobody_reads_does_not_stop_the_loop(monkeypatch):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+
+    async def answered() -> list[int]:
+        django = Front(front.Django(True))
+        waiting = [asyncio.ensure_future(serve(django, client)) for client in posts]
+        await asyncio.sleep(0.1)
+        probe = Asked(b"", PATH_INFO="/livez", REQUEST_METHOD="GET")
+        await serve(django, probe)
+        assert not any(post.done() for post in waiting)
+        os.read(reading, 1_000_000)
+        await asyncio.gather(*waiting)
+        return [probe.status, *(client.status for client in posts)]
+
+    posts = [Asked(UPDATE) for _ in range(3)]
+    later = threading.Timer(3, os.read, (reading, 1_000_000))  # else it hangs if broken
+    later.start()
+    with (
+        os.fdopen(writing, "w") as output,
+        os.fdopen(reading),
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdout", output)
+        assert asyncio.run(answered()) == [200, 202, 202, 202]
+        later.cancel()
+
+
+# Arrival
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -115,3 +116,19 @@ def test_a_chunked_body_is_read(web):
     path = f"{web.url}/patientprofile"
     answer = requests.post(path, chunks(), headers=json, timeout=10)
     assert (answer.status_code, [*answer.json()["errors"]]) == (400, ["Shoe"])
+
+
+def test_standard_output_holds_the_audit_trail_alone(tmp_path):
+    nobody = f"127.0.0.1:{free_port()}"
+    environ = stack.stack_on(tmp_path, nobody, f"http://{nobody}").environ
+    command = [*stack.MANAGE, "serve", "--port", str(free_port())]
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as server:
+        assert server.stderr is not None
+        for line in server.stderr:
+            if b"Started worker-" in line:
+                break
+        server.terminate()
+        output, errors = server.communicate(timeout=30)
+    assert (output, b"Shutting down" in errors) == (b"", True)
