@@ -121,8 +121,8 @@ chaos: $(DEV) ## faults under load, with a judge (CHAOS_SECONDS=300, CHAOS_SEED)
 outage: $(DEV) ## a long outage of the engines, and what it leaks (OUTAGE_SECONDS=900), on Java 17
 	@exec $(AT_HOME) .venv/bin/python -m tests.chaos.outage
 
-bench: $(DEV) $(ENGINES) $(BENCH) ## the benchmark with its peers (BENCH_SECONDS, BENCH_ALL=1), on Java 17
-	@exec $(AT_HOME) .venv/bin/python -m benchmarks.run
+bench: $(DEV) $(ENGINES) $(BENCH) ## the benchmark with its peers (PARTS="single bulk"), on Java 17
+	@exec $(AT_HOME) .venv/bin/python -m benchmarks $(PARTS)
 
 check: $(DEV) check-compose docs ## format, lint, types, import rules, links, settings, migrations
 	.venv/bin/ruff format --check

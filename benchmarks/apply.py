@@ -1,32 +1,49 @@
 """The apply scenes: a backlog on the topic, consumed into the table.
 
-In: a Bench. Out: measures in its book. How far a contender is, its group's committed
-offsets tell: the same measure for all.
+In: a Bench. Out: measures in its book. A contender's progress is read from the committed
+offsets of its group, the same measure for all.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import engines, workload
+import requests
+
+from benchmarks import contract, engines, workload
 from benchmarks.bench import TURNS, Bench
 from benchmarks.book import Measure
-from benchmarks.contenders import Contender, Site, our_consumer, peer_consumer, raw
+from benchmarks.contenders import (
+    Contender,
+    Site,
+    go_consumer,
+    our_consumer,
+    our_server,
+    peer_consumer,
+    raw,
+)
 from tests.engines.process import wait_until
 
 OURS = "project"
 NAIVE, AIO = "(c) naive consumer", "(d) aiokafka, aiobotocore"
+GO = "(h) Go, franz-go"
 PARTIQL, TRANSACT = "(f) raw PartiQL, 25", "(f) raw transactions, 100"
 LOOPS = {PARTIQL: "partiql", TRANSACT: "transact"}
-PATIENTS = 20_000
-TIMES_ROUND = 15
-"""So many that the backlog outlasts the windows of ROUNDS and TURNS."""
+PATIENTS = 30_000
+"""So many that a batch of 2,000 holds none twice, even one of a single partition."""
+TIMES_ROUND = 5
+"""So many that the backlog outlasts all windows."""
 NEW_PATIENTS = 100_000
 FEW, MANY = 600, 300_000
 FIRST_BATCH_S = 60
+
+LONE_UPDATES = 30
+APPLIED_MS = "from POST to applied, one update at a time, ms, median"
 
 Make = Callable[[Site], Contender]
 CONSUMERS: dict[str, Make] = {
@@ -69,7 +86,8 @@ def _next_commit(
 
 
 def scenes(bench: Bench) -> None:
-    """Items that exist, and new ones."""
+    """Items that exist, and new ones; several updates of a patient; one update alone."""
+    check(bench)
     existing = _existing(bench)
     new = _new(bench)
     lines = bench.directory / "patients.ndjson"
@@ -86,7 +104,20 @@ def scenes(bench: Bench) -> None:
             done = measure(new[name], [make(new[name])], bench.seconds)
             bench.note("apply new", name, done)
     coalesced(bench)
-    start_up(bench)
+    lone(bench)
+
+
+def check(bench: Bench) -> None:
+    """Every consumer leaves the items that the updates on a topic fold to."""
+    site = engines.provision(bench.apache, "contract")
+    engines.fill_topic(site, (json.dumps(u).encode() for u in contract.updates()))
+    makes = [*CONSUMERS.values(), go_consumer]
+    for number, make in enumerate(makes):
+        name = f"contract-{number}"
+        own = site.having(KAFKA_GROUP_ID=name, DYNAMODB_TABLE=name)
+        if consumer := make(own):
+            own.manage("provision")
+            contract.check_consumer(consumer, own)
 
 
 def _loop(bench: Bench, site: Site, name: str, lines: Path) -> None:
@@ -98,13 +129,13 @@ def _loop(bench: Bench, site: Site, name: str, lines: Path) -> None:
 
 def coalesced(bench: Bench) -> None:
     """Updates of few patients: several of each in a batch are one write."""
-    site = bench.provision("coalesced")
+    site = engines.provision(bench.apache, "coalesced")
     engines.fill_topic(site, list(workload.updates(FEW)) * (MANY // FEW))
     consumer = our_consumer(site, "coalesced")
     done = measure(site, [consumer], bench.seconds)
     bench.note("apply coalesced", OURS, done)
     per_write = updates_per_write(site, consumer)
-    bench.book.notes["apply coalesced, updates per write"] = per_write
+    bench.figure("apply coalesced, updates per write", per_write)
 
 
 def updates_per_write(site: Site, consumer: Contender) -> float:
@@ -114,28 +145,45 @@ def updates_per_write(site: Site, consumer: Contender) -> float:
         return progress() / written
 
 
-def start_up(bench: Bench) -> None:
-    """The CPU that a consumer takes until it has its partitions."""
-    consumer = our_consumer(bench.provision("start"), "start")
-    with consumer:  # is entered once it has its partitions
-        bench.book.notes["consume_profiles until assigned, s of CPU"] = consumer.cpu_s()
+def lone(bench: Bench) -> None:
+    """One update at a time, from its POST until a read of the table returns it."""
+    site = engines.provision(bench.apache, "lone")
+    consumer = our_consumer(site, "lone")
+    with our_server(site) as server, consumer:  # is entered once it has its partitions
+        name = "consume_profiles until assigned, s of CPU"
+        bench.figure(name, consumer.cpu_s())
+        url = f"http://127.0.0.1:{server.port}/patientprofile"
+        taken = [_applied_s(site, url, n) for n in range(LONE_UPDATES)]
+    bench.figure(APPLIED_MS, 1e3 * statistics.median(taken[5:]))
+
+
+def _applied_s(site: Site, url: str, number: int) -> float:
+    patient = f"lone-{number}"
+    started = time.monotonic()
+    requests.post(url, json={"PatientId": patient}, timeout=10).raise_for_status()
+    while not engines.has_item(site, patient):
+        if time.monotonic() - started > FIRST_BATCH_S:
+            raise TimeoutError(f"the update of {patient} was not applied")
+    return time.monotonic() - started
 
 
 def _existing(bench: Bench) -> dict[str, Site]:
-    """One table of patients, and a backlog that goes round them again and again.
+    """A table of patients, and a backlog of updates of them.
 
-    They are so many that a batch holds none twice: nothing is coalesced.
+    The project has marked its items, so they are like one that it has written.
     """
-    site = bench.provision("existing")
-    engines.fill_table(site, PATIENTS)
-    patients = list(workload.updates(PATIENTS))
-    engines.fill_topic(site, patients * TIMES_ROUND)
-    return {name: site.having(KAFKA_GROUP_ID=name) for name in CONSUMERS}
+    site = engines.provision(bench.apache, "existing")
+    sites = {name: site.having(KAFKA_GROUP_ID=name) for name in CONSUMERS}
+    engines.fill_topic(site, workload.updates(1))
+    sites[OURS].manage("consume_profiles", "--until-caught-up")
+    engines.fill_table(site, PATIENTS, engines.marks(site, workload.PATIENT.format(0)))
+    engines.fill_topic(site, list(workload.updates(PATIENTS)) * TIMES_ROUND)
+    return sites
 
 
 def _new(bench: Bench) -> dict[str, Site]:
     """A backlog that names every patient once, and an empty table for each."""
-    site = bench.provision("new")
+    site = engines.provision(bench.apache, "new")
     engines.fill_topic(site, workload.updates(NEW_PATIENTS))
     sites = {}
     for number, name in enumerate(CONSUMERS):

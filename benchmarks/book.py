@@ -20,6 +20,8 @@ class Measure:
     cpu_s: float
     p50_s: float | None = None
     p99_s: float | None = None
+    kafka_s: float | None = None
+    """CPU of the broker in the window."""
 
     @property
     def rate(self) -> float:
@@ -30,6 +32,13 @@ class Measure:
     def cpu_us(self) -> float:
         """Microseconds of CPU per update."""
         return 1e6 * self.cpu_s / max(1, self.updates)
+
+    @property
+    def kafka_us(self) -> float | None:
+        """Microseconds of the broker's CPU per update."""
+        if self.kafka_s is None:
+            return None
+        return 1e6 * self.kafka_s / max(1, self.updates)
 
 
 class Book:

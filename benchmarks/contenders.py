@@ -1,50 +1,54 @@
-"""The contenders: the project's processes and its peers', and what they use up.
+"""The contenders: the project's processes and its peers'.
 
-In: a Site (engines, a folder). Out: processes to load, with their CPU time and memory,
-those of their children included. Linux only: it reads /proc.
+In: a Site (engines, a folder). Out: processes to load, whose use of the machine can be
+read; None for a peer that can't be built here.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import requests
 
+from benchmarks import builds, usage
 from tests.engines.process import Engine, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / "peers"
 ENVIRONMENTS = ROOT / ".venv-bench"
-MANAGE = [str(ENVIRONMENTS / "requirements/bin/python"), str(ROOT / "manage.py")]
-TICKS = os.sysconf("SC_CLK_TCK")
+PYTHON = str(ENVIRONMENTS / "requirements/bin/python")
+MANAGE = [PYTHON, str(ROOT / "manage.py")]
 THREADS = 18
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a contender runs: the engines, a folder for its log, its environment."""
+    """Where a contender runs: a folder for its log, its environment, and the broker."""
 
     directory: Path
     environ: Mapping[str, str]
+    kafka: Engine
 
     def having(self, **environ: str) -> Site:
         """The same with further variables."""
-        return Site(self.directory, {**self.environ, **environ})
+        return replace(self, environ={**self.environ, **environ})
 
     def manage(self, *arguments: str) -> None:
         """Run a command of ours to its end; raises where it fails."""
-        subprocess.run(  # noqa: S603 our own command
+        done = subprocess.run(  # noqa: S603 our own command
             [*MANAGE, *arguments],
             env=self.environ,
-            check=True,
-            stdout=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             timeout=60,
         )
+        if done.returncode:
+            raise RuntimeError(f"{arguments[0]} failed: {done.stderr}")
 
 
 class Contender(Engine):
@@ -62,33 +66,34 @@ class Contender(Engine):
         return True
 
     def cpu_s(self) -> float:
-        """Seconds of CPU so far, of all processes of its group that run."""
-        return sum(int(s[11]) + int(s[12]) for s in self._stats()) / TICKS
+        """Seconds of CPU so far."""
+        return usage.cpu_s(self.pid)
 
     def memory_mb(self) -> float:
-        """Resident memory of all processes of its group that run."""
-        pages = sum(int(stat[21]) for stat in self._stats())
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-    def _stats(self) -> Iterator[list[str]]:
-        """The fields of /proc/PID/stat after the name, for each process of the group."""
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = path.read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[2]) == self.pid:
-                yield fields
+        """Resident memory."""
+        return usage.memory_mb(self.pid)
 
 
 class Server(Contender):
-    """A contender that takes updates over HTTP; `many` is its path for arrays."""
+    """A contender that takes updates over HTTP.
 
-    many = "/patientprofile"
+    `many` is its path for arrays; empty: it takes none. `lenient` names the cases of
+    contract.py that it accepts although the project refuses them.
+    """
 
-    def __init__(self, name: str, site: Site, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        site: Site,
+        command: Sequence[str],
+        many: str = "/patientprofile",
+        lenient: Collection[str] = (),
+    ) -> None:
         self.port = free_port()
-        super().__init__(name, site, [a.format(port=self.port) for a in command])
+        self.many = many
+        self.lenient = lenient
+        own = site.having(PORT=str(self.port))
+        super().__init__(name, own, [a.format(port=self.port) for a in command])
 
     def is_ready(self) -> bool:
         """Whether it accepts an update."""
@@ -99,18 +104,12 @@ class Server(Contender):
             return False
 
 
-class Peers(Server):
-    """(b): its arrays have a path of their own."""
-
-    many = "/patientprofiles"
-
-
 class Member(Contender):
     """The project's consumer."""
 
     def is_ready(self) -> bool:
-        """Whether its log tells of partitions."""
-        return b"assigned partition" in self.log.read_bytes()
+        """Whether its log names a partition that it was assigned."""
+        return re.search(rb"assigned[^\n\d]*\d", self.log.read_bytes()) is not None
 
 
 def our_server(site: Site, workers: int = 1, name: str = "web") -> Server:
@@ -125,26 +124,55 @@ def naive_server(site: Site, workers: int = 1) -> Server:
     options += ["--workers", str(workers), "--log-level", "warning"]
     options += ["--worker-class", "gthread", "--threads", str(THREADS)]
     command = [_binary("naive_django", "gunicorn"), *options, "naive_django"]
-    return Server(f"naive-{workers}", site, command)
+    lenient = {"an unknown field", "a number for a name", "a control character"}
+    return Server(f"naive-{workers}", site, command, many="", lenient=lenient)
 
 
 def fastapi_server(site: Site, workers: int = 1) -> Server:
-    """(b) under uvicorn with uvloop and httptools, without a log of requests."""
+    """(b) under uvicorn."""
+    command = _uvicorn("fastapi_aiokafka", workers)
+    return Server(f"fastapi-{workers}", site, command, many="/patientprofiles")
+
+
+def blacksheep_server(site: Site) -> Server:
+    """(j) under uvicorn."""
+    return Server("blacksheep", site, _uvicorn("blacksheep_aiokafka"), many="")
+
+
+def _uvicorn(peer: str, workers: int = 1) -> list[str]:
+    """With uvloop and httptools, without a log of requests."""
     options = ["--app-dir", str(PEERS), "--port", "{port}", "--workers", str(workers)]
     options += ["--loop", "uvloop", "--http", "httptools"]
     options += ["--no-access-log", "--log-level", "warning"]
-    command = [_binary("fastapi_aiokafka", "uvicorn"), *options, "fastapi_aiokafka:app"]
-    return Peers(f"fastapi-{workers}", site, command)
+    return [_binary(peer, "uvicorn"), *options, f"{peer}:app"]
 
 
-def our_consumer(site: Site, name: str = "consumer") -> Member:
-    """The project, as `manage.py consume_profiles` runs it."""
-    return Member(name, site, [*MANAGE, "consume_profiles"])
+def go_server(site: Site) -> Server | None:
+    """(g)."""
+    program = builds.program("gateway")
+    return Server("go", site, [str(program)]) if program else None
+
+
+def rust_server(site: Site) -> Server | None:
+    """(i)."""
+    program = builds.program("rust/release/gateway")
+    return Server("rust", site, [str(program)]) if program else None
+
+
+def our_consumer(site: Site, name: str = "consumer", root: Path = ROOT) -> Member:
+    """The project in this checkout or another, as `manage.py consume_profiles` runs it."""
+    return Member(name, site, [PYTHON, str(root / "manage.py"), "consume_profiles"])
 
 
 def peer_consumer(peer: str, site: Site) -> Contender:
     """(c) or (d)."""
     return Contender(peer, site, _script(peer))
+
+
+def go_consumer(site: Site) -> Contender | None:
+    """(h)."""
+    program = builds.program("consumer")
+    return Contender("go-consumer", site, [str(program)]) if program else None
 
 
 def raw(peer: str, site: Site, *arguments: str) -> dict[str, float]:

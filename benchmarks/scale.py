@@ -32,30 +32,30 @@ def scenes(bench: Bench) -> None:
 
 def web_workers(bench: Bench) -> None:
     """One worker and two, ours and the peer's."""
-    site = bench.provision("workers")
-    servers = {
+    site = engines.provision(bench.apache, "workers")
+    all_servers = {
         f"{name}, {workers} workers": make(site, workers)
         for workers in (1, 2)
         for name, make in ((ingest.OURS, our_server), (ingest.FASTAPI, fastapi_server))
     }
-    with ingest.serving(servers):
+    with ingest.serving(all_servers, site) as servers:
         for name, server in servers.items():
             found = ingest.measure(
-                server, ingest.singles(), ingest.CONNECTIONS, bench.seconds
+                server, site, ingest.singles(), ingest.USUAL_CONNECTIONS, bench.seconds
             )
             bench.note("web workers", name, found)
 
 
 def web_memory(bench: Bench) -> None:
     """What a web process holds after a million updates in arrays."""
-    with our_server(bench.provision("web-memory")) as server:
+    with our_server(engines.provision(bench.apache, "web-memory")) as server:
         requests = ingest.many(server.many, REQUEST, 4)
         posted = 0
         for updates in MARKS:
             load.run(server.port, requests, 1, 300, (updates - posted) // REQUEST)
             posted = updates
             note = f"web after {updates:,} updates, MB resident"
-            bench.book.notes[note] = server.memory_mb()
+            bench.figure(note, server.memory_mb())
 
 
 def consumers(bench: Bench) -> None:
@@ -83,7 +83,7 @@ def item_counts(bench: Bench) -> None:
     By writes too: of few patients, several updates in a batch are one write.
     """
     for count in ITEMS:
-        site = bench.provision(f"items-{count}")
+        site = engines.provision(bench.apache, f"items-{count}")
         engines.fill_table(site, count)
         patients = list(workload.updates(min(count, apply.PATIENTS)))
         engines.fill_topic(site, patients * (apply.NEW_PATIENTS // len(patients)))
@@ -100,7 +100,7 @@ def reads(bench: Bench, site: Site) -> None:
     """A page of the list as JSON and as HTML, beside DynamoDB's own answer."""
 
     def note(what: str, seconds: float) -> None:
-        bench.book.notes[f"{PAGE} of {ITEMS[-1]:,} items, {what}, ms"] = 1e3 * seconds
+        bench.figure(f"{PAGE} of {ITEMS[-1]:,} items, {what}, ms", 1e3 * seconds)
 
     note("DynamoDB's own answer", engines.page_s(site, PAGE, bench.seconds / 2))
     with our_server(site) as server:
@@ -118,14 +118,14 @@ def reads(bench: Bench, site: Site) -> None:
 
 def consumer_memory(bench: Bench) -> None:
     """What a consumer holds after a million records of few patients."""
-    site = bench.provision("consumer-memory")
+    site = engines.provision(bench.apache, "consumer-memory")
     rounds = MARKS[-1] // apply.FEW + 1
     engines.fill_topic(site, list(workload.updates(apply.FEW)) * rounds)
     with engines.progress(site) as progress, our_consumer(site) as consumer:
         for records in MARKS:
             _wait_for(progress, records)
             note = f"consumer after {records:,} records, MB resident"
-            bench.book.notes[note] = consumer.memory_mb()
+            bench.figure(note, consumer.memory_mb())
 
 
 def _wait_for(progress: Callable[[], int], records: int) -> None:
@@ -133,6 +133,6 @@ def _wait_for(progress: Callable[[], int], records: int) -> None:
 
 
 def _backlog(bench: Bench, name: str, partitions: int) -> Site:
-    site = bench.provision(name, partitions)
+    site = engines.provision(bench.apache, name, partitions)
     engines.fill_topic(site, workload.updates(apply.NEW_PATIENTS))
     return site

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+PATIENT = "patient-{:08d}"
 SEXES = ("Female", "Male", "Other", "Unknown")
 
 
@@ -15,13 +16,15 @@ def updates(count: int, first: int = 0) -> Iterator[bytes]:
 
 
 def update(number: int) -> dict[str, str]:
-    """One update of seven fields, about 180 bytes."""
+    """One update of all nine fields, about 250 bytes."""
     return {
-        "PatientId": f"patient-{number:08d}",
+        "PatientId": PATIENT.format(number),
         "FirstName": f"First{number % 1000}",
         "LastName": f"Last{number % 5000}",
         "DateOfBirth": f"{1930 + number % 90}-{1 + number % 12:02d}-{1 + number % 28:02d}",
         "Sex": SEXES[number % 4],
         "IsPregnant": "False",
         "Email": f"patient{number}@example.org",
+        "Phone": f"+49 30 {number:08d}",
+        "Address": f"{1 + number % 200} Example Street\n{10000 + number % 9000} Town",
     }

@@ -70,7 +70,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def topic_epoch(text: str) -> str:
-    """Cast: what stands in for a topic id; it is part of receipts and attribute names."""
+    """Cast: replaces the topic id; it is part of receipts and attribute names."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", text, re.ASCII):
         raise ValueError("give up to 64 letters, digits, - and _")
     return text
@@ -84,7 +84,7 @@ def msk_region(text: str) -> str:
 
 
 def aws_region() -> str:
-    """The region as AWS's own tools find it, or as ECS tells it; empty where none is."""
+    """The region as AWS's own tools find it, or as ECS sets it; empty if there is none."""
     try:
         region = get_session().get_config_variable("region")
     except ProfileNotFound as error:
@@ -98,7 +98,7 @@ def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
 
 
 def secret(shortest: int) -> Callable[[str], str]:
-    """Cast: a secret of so many bytes or more that is not one letter over and over."""
+    """Cast: a secret of at least so many bytes, with ten different characters."""
 
     def cast(text: str) -> str:
         if text and (len(text.encode()) < shortest or len(set(text)) < 10):
@@ -109,7 +109,7 @@ def secret(shortest: int) -> Callable[[str], str]:
 
 
 def key_url(text: str) -> str:
-    """Cast: where keys are fetched: by TLS, or on this machine."""
+    """Cast: the address of the keys: https, or http on this machine."""
     parts = urlsplit(text)
     local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
     if text and not local and (parts.scheme != "https" or not parts.hostname):
@@ -129,7 +129,7 @@ def rate(text: str) -> tuple[int, float] | None:
 
 
 def properties(text: str) -> dict[str, Any]:
-    """Cast: librdkafka properties as a JSON object, none that the guarantee fixes."""
+    """Cast: librdkafka properties as a JSON object, without those the guarantee fixes."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -178,8 +178,8 @@ KAFKA_DLQ_TOPIC = f"{KAFKA_TOPIC}.dlq"
 KAFKA_TOPIC_EPOCH = env("KAFKA_TOPIC_EPOCH", "", topic_epoch)
 KAFKA_PARTITIONS = env("KAFKA_PARTITIONS", "12", positive)
 KAFKA_RETENTION_MS = env("KAFKA_RETENTION_MS", "-1", int)
-# A development's consumer starts often, and the embedded broker lets it join after half
-# its session.
+# In development the consumer starts often. The embedded broker lets it join after half of
+# its session timeout.
 QUICK_TO_JOIN = '{"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}'
 KAFKA_CONFIG = env("KAFKA_CONFIG", QUICK_TO_JOIN if DEVELOPMENT else "{}", properties)
 KAFKA_MSK_IAM_REGION = env("KAFKA_MSK_IAM_REGION", "", msk_region)
@@ -212,7 +212,6 @@ SECRET_KEY = env(
     "DJANGO_SECRET_KEY", DEVELOPMENT_SECRET_KEY if DEVELOPMENT else "", str
 )
 WEB_THREADS = env("WEB_THREADS", "18", positive)
-WEB_ONE_CORE = env("WEB_ONE_CORE", "1", flag)
 PORT = env("PORT", "3000", positive)
 METRICS_PORT = env("METRICS_PORT", "0", int)
 THROTTLE_RATE = env("THROTTLE_RATE", "off" if DEVELOPMENT else "100/s", rate)
@@ -222,8 +221,7 @@ if DEVELOPMENT:
 else:
     if OPEN_PEERS:
         raise ImproperlyConfigured(
-            "DJANGO_OPEN_PEERS is not valid: production needs it unset, for it is "
-            "open to nobody"
+            "DJANGO_OPEN_PEERS is not valid: production needs it unset"
         )
     if len(SECRET_KEY) < 50 or len(set(SECRET_KEY)) < 10:
         raise ImproperlyConfigured(
@@ -232,7 +230,8 @@ else:
         )
     if SECRET_KEY == DEVELOPMENT_SECRET_KEY:
         raise ImproperlyConfigured(
-            "DJANGO_SECRET_KEY is not valid: production needs one of its own"
+            "DJANGO_SECRET_KEY is not valid: production needs a key of its own, not the "
+            "development key"
         )
     if not (DYNAMODB_REGION or DYNAMODB_ENDPOINT_URL):
         raise ImproperlyConfigured(
@@ -241,7 +240,7 @@ else:
     if not ALLOWED_HOSTS or any("*" in h or h.startswith(".") for h in ALLOWED_HOSTS):
         raise ImproperlyConfigured(
             "DJANGO_ALLOWED_HOSTS is not valid: production needs the names it serves, "
-            "separated by commas, each in full: no * and no dot before it"
+            "separated by commas, each in full: without * and without a leading dot"
         )
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 8 * 1024 * 1024
@@ -275,6 +274,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "profiles.access.callers.OpenModeGuard",
     "profiles.api.views.lane",
+    "profiles.api.bodies.limited",
     "profiles.access.callers.database_connections",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -336,17 +336,17 @@ JWT_LOCAL_KEY = env("JWT_LOCAL_KEY", "", secret(32))
 
 if JWT_JWKS_URL and JWT_LOCAL_KEY:
     raise ImproperlyConfigured(
-        "JWT_LOCAL_KEY is not valid: JWT_JWKS_URL is set, and one of them has the word"
+        "JWT_LOCAL_KEY is not valid: set either JWT_JWKS_URL or JWT_LOCAL_KEY, not both"
     )
 if (JWT_JWKS_URL or JWT_LOCAL_KEY) and not (JWT_ISSUER and JWT_AUDIENCE):
     raise ImproperlyConfigured(
-        "JWT_ISSUER or JWT_AUDIENCE is not valid: with a key, tell whose tokens count "
-        "and for whom they are to be"
+        "JWT_ISSUER or JWT_AUDIENCE is not valid: a key requires both, the issuer and "
+        "the audience of the tokens to accept"
     )
 
 # --- Sign-in, sessions and static files --------------------------------------------
 
-# Installed, BASE_DIR holds everybody's packages: no place for state.
+# If installed, BASE_DIR is site-packages: state goes elsewhere.
 INSTALLED = not (BASE_DIR / "manage.py").exists()
 STATE = Path.home() / ".local/state/patient-profile" if INSTALLED else BASE_DIR / "var"
 VAR_DIR = env("VAR_DIR", str(STATE), Path)
@@ -428,7 +428,7 @@ LOGGING = {
         "botocore": {"level": "WARNING"},
         "django": {"level": "INFO"},
         "kafka": {"level": "INFO", "filters": ["repeats"]},
-        # One refused request is the client's matter and in the access log.
+        # A refused request is in the access log and in the metrics.
         "django.request": {"level": "ERROR"},
         "django.server": {
             "handlers": ["stderr"],

@@ -36,6 +36,21 @@ def _no_connection_to_end(request, monkeypatch):
         )
 
 
+@pytest.fixture(params=["django", "front"])
+def way(request):
+    """Who answers: Django alone, or the front before it."""
+    return request.param
+
+
+@pytest.fixture
+def either_way(way, monkeypatch):
+    """The test runs twice, and its client takes each way."""
+    if way == "front":
+        from tests import front
+
+        monkeypatch.setattr("django.test.client.ClientHandler", front.Handler)
+
+
 @pytest.fixture(scope="module")
 def moto():
     """A DynamoDB client on moto, kept for a module: making one takes a moment."""

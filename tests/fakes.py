@@ -284,6 +284,15 @@ class Delivered:
         return self.place[1]
 
 
+class EitherWay:
+    """A fake publisher that an event loop may await, too."""
+
+    publish_all: Callable[..., Any]
+
+    async def publish_awaited(self, updates: Any, headers: Any = ()) -> Any:
+        return self.publish_all(updates, headers)
+
+
 class FakeKafkaProducer:
     """Keeps what is produced until `answer`; with `acks`, answers at once in `poll`.
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from botocore.exceptions import CredentialRetrievalError, NoCredentialsError
 from confluent_kafka import KafkaError
-from django.conf import settings as configured
 from django.core.management import CommandError, call_command
 from django.core.management.commands import runserver as django_runserver
 
@@ -455,7 +454,7 @@ def test_serve_is_on_loopback_and_port_3000_by_default(monkeypatch):
     monkeypatch.setattr(serve, "Granian", FakeGranian)
     run("serve")
     assert (asked[0]["address"], asked[0]["port"]) == ("127.0.0.1", 3000)
-    assert asked[0]["blocking_threads"] == configured.WEB_THREADS
+    assert 0 < asked[0]["backpressure"] <= serve.CONNECTIONS
     assert asked[0]["websockets"] is False
     assert asked[1] == {"served": True}
 

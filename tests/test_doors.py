@@ -19,7 +19,7 @@ from tests import identity
 from tests.access.test_audit_trail import FakePublisher, store
 from tests.fakes import TOPIC
 
-pytestmark = pytest.mark.usefixtures("db", "dynamodb", "world")
+pytestmark = pytest.mark.usefixtures("either_way", "db", "dynamodb", "world")
 
 WRITE, READ, PAGE, SIGN_IN = "write", "read", "page", "sign-in"
 PUBLIC, PROBE = "public", "probe"

@@ -76,7 +76,6 @@ BAD = {
     "KAFKA_RETENTION_MS": ["forever"],
     "PORT": ["http", "0"],
     "WEB_THREADS": ["0"],
-    "WEB_ONE_CORE": ["2"],
 }
 
 

@@ -1,8 +1,8 @@
 """Access: who may come in, and what they may do.
 
-In: requests. Out: passage as a caller, or a refusal. The API asks for a bearer token
-with a scope, the pages for a sign-in with the permission to view profiles. Development
-is open without either, to loopback peers (and DJANGO_OPEN_PEERS) only.
+In: requests. Out: the caller, or a refusal. The API requires a bearer token with a
+scope. The pages require a sign-in with the permission to view profiles. Development
+requires neither, but serves only loopback peers (and DJANGO_OPEN_PEERS).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
@@ -39,7 +39,7 @@ VIEW_PROFILES = "profiles.view_patientprofile"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, as the trail names it, and what they may do."""
+    """Who sent a request, as the audit trail names it, and what they may do."""
 
     name: str
     scopes: frozenset[str]
@@ -49,28 +49,28 @@ OPEN = Caller("open", frozenset({READ, WRITE}))
 
 
 class Unauthorized(APIException):
-    """401: no token, or one that does not count (RFC 6750)."""
+    """401: a missing or invalid token (RFC 6750)."""
 
     status_code = HTTPStatus.UNAUTHORIZED
     auth_header = "Bearer"
 
 
 class NoToken(Unauthorized):
-    """401: a client that is new here learns what to bring."""
+    """401: the client sent no token."""
 
     default_detail = "Send a bearer token: `Authorization: Bearer ...`."
 
 
 class BadToken(Unauthorized):
-    """401: the client needs another token."""
+    """401: the token is invalid."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The token does not count: {reason}.")
+        super().__init__(f"Invalid token: {reason}.")
         self.auth_header = f'Bearer error="invalid_token", error_description="{reason}"'
 
 
 class LacksScope(APIException):
-    """403: the token counts, but not for this."""
+    """403: the token is valid, but lacks the scope."""
 
     status_code = HTTPStatus.FORBIDDEN
 
@@ -79,38 +79,42 @@ class LacksScope(APIException):
         self.auth_header = f'Bearer error="insufficient_scope", scope="{scope}"'
 
 
-class CannotJudge(APIException):
-    """503: a token came, and nobody can tell now whether it counts."""
+class CannotVerify(APIException):
+    """503: the token can't be verified now."""
 
     status_code = HTTPStatus.SERVICE_UNAVAILABLE
     wait = 1
 
 
 MOST_HOSTS = 100
-"""Remembered: in development any port will do."""
+"""Most Host headers to remember: development serves any port."""
 
 PROBES = ("/livez", "/readyz", "/metrics")
 
 
 class OpenModeGuard:
-    """Middleware: open doors are for peers on this machine alone."""
+    """Middleware: refuses foreign hosts, and in development foreign peers."""
 
     def __init__(self, get_response: Handler) -> None:
         self.get_response = get_response
         self._served: set[str] = set()
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if request.path_info not in PROBES:  # asked by address, not by name
+        self.check(request)
+        return self.get_response(request)
+
+    def check(self, request: HttpRequest) -> None:
+        """Raises DisallowedHost or PermissionDenied."""
+        if request.path_info not in PROBES:  # these are called by address
             self._require_served(request)
         if settings.DEVELOPMENT and not _is_local(request):
             raise PermissionDenied(
                 "Development mode serves this machine only; name further networks in "
                 "DJANGO_OPEN_PEERS."
             )
-        return self.get_response(request)
 
     def _require_served(self, request: HttpRequest) -> None:
-        """Raises DisallowedHost; a Host that counted once counts without another look."""
+        """Raises DisallowedHost. A Host that was allowed once is not checked again."""
         host = request.META.get("HTTP_HOST", "")
         if host not in self._served:
             request.get_host()
@@ -138,9 +142,9 @@ def database_connections(get_response: Handler) -> Handler:
 
 
 def admit(request: HttpRequest, scope: str) -> None:
-    """Let a request with this scope in; its `caller` is known from then on.
+    """Let in a request that has this scope, and set its `caller`.
 
-    Raises Unauthorized, LacksScope, Throttled or CannotJudge.
+    Raises Unauthorized, LacksScope, Throttled or CannotVerify.
     """
     try:
         caller = _bearer(request)
@@ -153,6 +157,13 @@ def admit(request: HttpRequest, scope: str) -> None:
     _remember(request, caller)
 
 
+def is_known(request: HttpRequest) -> bool:
+    """Whether `admit` verifies no signature and fetches no key: it does not take long."""
+    text = _token(request)
+    verifier = tokens.verifier()
+    return text is None or verifier is None or verifier.is_known(text)
+
+
 class MayRead(BasePermission):
     """DRF permission: `admit` for the views that DRF dispatches, which only read."""
 
@@ -162,27 +173,28 @@ class MayRead(BasePermission):
 
 
 def caller(request: HttpRequest | Request) -> Caller:
-    """Who sent a request that was let in."""
-    return cast(Caller, request.caller)  # type: ignore[union-attr]
+    """Who sent an admitted request."""
+    found: Caller = request.caller  # type: ignore[union-attr]
+    return found
 
 
 def may_read(request: HttpRequest) -> bool:
-    """Whether a profile may be shown to whoever sent a request that was let in."""
+    """Whether the caller of an admitted request may read profiles."""
     return READ in caller(request).scopes
 
 
 def address(request: HttpRequest | Request) -> str:
-    """Where a request comes from: the last hop that our proxy did not add itself."""
+    """The client's address: behind a trusted proxy, the last hop that it reports."""
     hops = request.META.get("HTTP_X_FORWARDED_FOR")
-    if settings.TRUST_PROXY and hops:
+    if hops and settings.TRUST_PROXY:
         return str(hops).rpartition(",")[2].strip()
     return str(request.META["REMOTE_ADDR"])
 
 
 def _bearer(request: HttpRequest) -> Caller:
-    """The caller that the token names; a token that is sent counts in any mode."""
-    scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    if scheme.lower() != "bearer":
+    """The caller that the token names. A token is verified in development too."""
+    text = _token(request)
+    if text is None:
         if settings.DEVELOPMENT:
             return OPEN
         raise NoToken
@@ -190,16 +202,21 @@ def _bearer(request: HttpRequest) -> Caller:
     if verifier is None:
         raise BadToken("this server has no key: set JWT_JWKS_URL or JWT_LOCAL_KEY")
     try:
-        token = verifier.verify(text.strip())
+        token = verifier.verify(text)
     except tokens.InvalidToken as error:
         raise BadToken(str(error)) from None
     except tokens.KeysUnavailable as error:
-        raise CannotJudge(f"No token can be judged: {error}.") from None
+        raise CannotVerify(f"The token can't be verified: {error}.") from None
     return Caller(f"token:{token.subject}", token.scopes)
 
 
+def _token(request: HttpRequest) -> str | None:
+    scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else None
+
+
 def _throttle(request: HttpRequest, caller: Caller) -> None:
-    """By name; whoever has none, by address."""
+    """Count the request by the caller's name, or else by address; raises Throttled."""
     throttle = throttles.throttle()
     if throttle is None:
         return
@@ -212,9 +229,9 @@ def _throttle(request: HttpRequest, caller: Caller) -> None:
 
 
 def page(view: Handler) -> Handler:
-    """Decorate a page: it is for people who signed in and may view profiles.
+    """Decorate a page: requires a sign-in with the permission to view profiles.
 
-    No cache keeps it: the next person at this browser may not be one of them.
+    Caches must not keep it: the next person at this browser may lack the permission.
     """
 
     @wraps(view)
@@ -241,7 +258,7 @@ def _visitor(request: HttpRequest) -> Caller:
 
 
 def _is_local(request: HttpRequest) -> bool:
-    """Whether it comes from this machine: a proxy on it makes nobody else local."""
+    """Whether a request comes from this machine, through whatever proxies on it."""
     hops = request.META.get("HTTP_X_FORWARDED_FOR")
     return _is_open_to(request.META["REMOTE_ADDR"]) and (
         not hops or all(_is_open_to(hop.strip()) for hop in hops.split(","))
@@ -252,7 +269,7 @@ _address = lru_cache(ipaddress.ip_address)
 
 
 def _is_open_to(peer: str) -> bool:
-    if peer == "127.0.0.1":  # nearly all of them; to parse it takes longer
+    if peer == "127.0.0.1":  # the usual one; parsing takes longer
         return True
     try:
         address = _address(peer)

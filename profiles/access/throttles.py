@@ -1,7 +1,7 @@
-"""Throttles: how often one client may ask.
+"""Throttles: how many requests one client may send.
 
-In: a client's name. Out: how long it has to wait. Counts within this process only, so
-a server of N workers lets N times the rate through. Knows no request.
+In: a client's name. Out: how long it has to wait. Each process counts for itself, so N
+workers allow N times the rate. Knows no request.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ROUNDING_S = 1e-6
 
 
 class Throttle:
-    """At most `count` requests per `period_s` and client, which may come at once.
+    """At most `count` requests per `period_s` and client; bursts are allowed.
 
-    The generic cell rate algorithm: one number per client, the moment at which its
-    allowance is whole again.
+    The generic cell rate algorithm. It keeps one number per client: the moment at which
+    the allowance is full again.
     """
 
     def __init__(self, count: int, period_s: float) -> None:
@@ -30,7 +30,7 @@ class Throttle:
         self._lock = Lock()
 
     def wait_s(self, client: str) -> float:
-        """0: go on, and it is counted; else the seconds to wait."""
+        """Count a request and return 0; or return the seconds to wait."""
         now = time.monotonic()
         with self._lock:
             whole_at = max(self._whole_at.pop(client, now), now)
@@ -38,7 +38,7 @@ class Throttle:
             if wait_s <= ROUNDING_S:
                 wait_s, whole_at = 0.0, whole_at + self._interval_s
             self._whole_at[client] = whole_at
-            if len(self._whole_at) > REMEMBERED:  # the one that asked longest ago
+            if len(self._whole_at) > REMEMBERED:  # the least recent client
                 del self._whole_at[next(iter(self._whole_at))]
         return wait_s
 

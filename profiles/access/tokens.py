@@ -1,7 +1,7 @@
-"""Tokens: bearer JWTs, and whose word they are.
+"""Tokens: bearer JWTs.
 
-In: the text of a token. Out: its subject and scopes, or why it does not count. Signed
-with the identity provider's keys or with the local one, by settings. Knows no request.
+In: the text of a token. Out: its subject and scopes, or why it is invalid. The settings
+choose the key: the identity provider's keys or a local one. Knows no request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOCAL_ALGORITHM = "HS256"
 PROVIDER_ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 REMEMBERED = 10_000
 REMEMBERED_S = 300.0
-"""As long as a provider's key that was withdrawn may still be in use."""
+"""How long a withdrawn key of the provider may still be accepted."""
 LONGEST = 8192
 LEEWAY_S = 10
 PROVIDER_TIMEOUT_S = 2.0
@@ -31,16 +31,16 @@ Key = jwt.PyJWK | str
 
 
 class InvalidToken(Exception):
-    """The token does not count: its bearer needs another one."""
+    """The token is invalid: the client needs another one."""
 
 
 class KeysUnavailable(Exception):
-    """Nobody can judge tokens now: try again later."""
+    """Tokens can't be verified now: try again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a token says that counts, and until when (seconds since the epoch)."""
+    """A verified token's subject, scopes and expiry (seconds since the epoch)."""
 
     subject: str
     scopes: frozenset[str]
@@ -50,7 +50,7 @@ class Token:
 class Verifier:
     """Verifies tokens of one issuer for one audience.
 
-    Remembers those that count, by their hash, for REMEMBERED_S or until they expire.
+    Remembers valid tokens by their hash, for REMEMBERED_S or until they expire.
     """
 
     def __init__(
@@ -68,14 +68,17 @@ class Verifier:
         self._lock = Lock()
 
     def verify(self, text: str) -> Token:
-        """What the token says. Raises InvalidToken or KeysUnavailable."""
-        digest = sha256(text.encode()).digest()
-        known, until = self._known.get(digest, (None, 0.0))
-        if known is not None and time.time() < until:
+        """The verified token. Raises InvalidToken or KeysUnavailable."""
+        digest = _digest(text)
+        if known := self._remembered(digest):
             return known
         token = _token(self._claims(text))
         self._remember(digest, token)
         return token
+
+    def is_known(self, text: str) -> bool:
+        """Whether `verify` remembers the token."""
+        return self._remembered(_digest(text)) is not None
 
     def _claims(self, text: str) -> dict[str, Any]:
         if len(text) > LONGEST:
@@ -93,6 +96,10 @@ class Verifier:
         except (jwt.PyJWTError, ArithmeticError, RecursionError, ValueError) as error:
             raise InvalidToken(_reason(error)) from None
 
+    def _remembered(self, digest: bytes) -> Token | None:
+        known, until = self._known.get(digest, (None, 0.0))
+        return known if time.time() < until else None
+
     def _remember(self, digest: bytes, token: Token) -> None:
         until = min(token.expires, time.time() + REMEMBERED_S)
         with self._lock:
@@ -103,24 +110,24 @@ class Verifier:
 
 
 class ProviderKeys(jwt.PyJWKClient):
-    """The identity provider's keys: fetched again every 5 minutes, and for an unknown
-    key at most every 30 s. A provider that is away is asked every PROVIDER_PAUSE_S.
+    """The identity provider's keys: fetched every 5 minutes, and for an unknown key at
+    most every 30 s. After a failure the next attempt comes after PROVIDER_PAUSE_S.
     """
 
     def __init__(self, url: str) -> None:
         super().__init__(url, timeout=PROVIDER_TIMEOUT_S)
-        self._ask_again_at = 0.0
+        self._retry_at = 0.0
 
     def fetch_data(self) -> Any:
         """The key set. Raises KeysUnavailable."""
-        if time.monotonic() < self._ask_again_at:
-            raise KeysUnavailable("the identity provider does not give its keys")
+        if time.monotonic() < self._retry_at:
+            raise KeysUnavailable("the identity provider's keys can't be fetched")
         try:
             return super().fetch_data()
         except (jwt.PyJWTError, OSError, ValueError):
-            self._ask_again_at = time.monotonic() + PROVIDER_PAUSE_S
+            self._retry_at = time.monotonic() + PROVIDER_PAUSE_S
             raise KeysUnavailable(
-                "the identity provider does not give its keys"
+                "the identity provider's keys can't be fetched"
             ) from None
 
 
@@ -154,10 +161,14 @@ def issue(subject: str, scopes: list[str], hours: float) -> str:
     return jwt.encode(claims, settings.JWT_LOCAL_KEY, LOCAL_ALGORITHM)
 
 
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()
+
+
 def _token(claims: dict[str, Any]) -> Token:
     scope = claims.get("scope", "")
     if not isinstance(scope, str):
-        raise InvalidToken("its scope is no text")
+        raise InvalidToken("its scope is not a string")
     return Token(claims["sub"], frozenset(scope.split()), float(claims["exp"]))
 
 
@@ -166,10 +177,10 @@ _REASONS: dict[type[Exception], str] = {
     jwt.ImmatureSignatureError: "it is not valid yet",
     jwt.InvalidAudienceError: "it is for another audience",
     jwt.InvalidIssuerError: "it is from another issuer",
-    jwt.MissingRequiredClaimError: "it lacks a claim: exp, iss, aud and sub are needed",
+    jwt.MissingRequiredClaimError: "it lacks a claim: exp, iss, aud and sub are required",
 }
 
 
 def _reason(error: Exception) -> str:
-    """Words of ours: the library's may quote the token."""
-    return _REASONS.get(type(error), "its form or its signature is wrong")
+    """Our own words: the library's may quote the token."""
+    return _REASONS.get(type(error), "it is malformed, or its signature is wrong")

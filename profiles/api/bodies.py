@@ -7,37 +7,44 @@ of bytes and number; or an error of the 4xx kind. Does not know the fields.
 from __future__ import annotations
 
 import re
+import sys
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from threading import BoundedSemaphore
-from typing import Literal
+from typing import Any, Literal
 
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest
 from django.http.request import UnreadablePostError
+from django.http.response import HttpResponseBase
 from rest_framework.exceptions import ParseError, UnsupportedMediaType
 
 from profiles.api import problems
 from profiles.core import records
+from profiles.runtime.gates import Budget, Full
 
 ONE_BYTES = records.MAX_VALUE_BYTES
 MANY_BYTES = 8 * 1024 * 1024
 MANY = 10_000
+FORM_BYTES = 64 * 1024
+"""The body of any other request: a form of the admin."""
 
+PATH = "/patientprofile"
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
+large = Budget(8 * MANY_BYTES)
+"""Bytes of bodies over ONE_BYTES that are read or answered at a time: it bounds their
+memory, which is up to four times as much."""
+
 _ARRAY = re.compile(rb"[ \t\r\n]*\[")
-_ANYWHERE = nullcontext()
-_large_at_a_time = BoundedSemaphore(4)
-"""Up to 8 MiB each: the memory that they take is bounded by their number."""
+_SMALL = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What was posted, yet to be read: one update, an array of them, or one a line."""
+    """What was posted, before it is parsed: one update, an array, or one per line."""
 
     text: bytes
     form: Literal["object", "array", "lines"]
@@ -57,12 +64,59 @@ class Body:
         return found
 
 
-def room(request: HttpRequest) -> AbstractContextManager[None]:
-    """What a body is read and answered in: by its announced length, one of few places.
+def limit(method: str, path: str) -> int:
+    """The most bytes that a request's body may have."""
+    return MANY_BYTES if method == "POST" and path == PATH else FORM_BYTES
 
-    Entering raises problems.Unavailable where none is free.
+
+def announced(meta: Mapping[str, Any]) -> int:
+    """The Content-Length in bytes, 0 if there is none. Raises ParseError."""
+    length = meta.get("CONTENT_LENGTH") or "0"
+    if not length.isascii() or not length.isdigit():
+        raise ParseError("The Content-Length is not a number.")
+    return int(length) if len(length) <= 18 else sys.maxsize
+
+
+def limited(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: refuses a body that no page and no form needs, before it is read."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        length = request.META.get("CONTENT_LENGTH") or ""
+        if length.isdigit() and (len(length) > 18 or int(length) > FORM_BYTES):
+            return problems.too_large(
+                request, f"The body is over {FORM_BYTES:,} bytes."
+            )
+        return get_response(request)
+
+    return middleware
+
+
+def room(request: HttpRequest) -> AbstractContextManager[None]:
+    """A thread's share of `large`, by the announced length.
+
+    Entering raises problems.Unavailable if there is no room.
     """
-    return _place() if _is_large(request) else _ANYWHERE
+    try:
+        length = announced(request.META)
+    except ParseError:  # `read` refuses it
+        return _SMALL
+    return _share(length) if ONE_BYTES < length <= MANY_BYTES else _SMALL
+
+
+@contextmanager
+def _share(length: int) -> Iterator[None]:
+    try:
+        with large.share(length):
+            yield
+    except Full:
+        raise no_room() from None
+
+
+def no_room() -> problems.Unavailable:
+    """503: large bodies take all the memory that they may take."""
+    return problems.Unavailable("Too many large requests at a time. Send it again.")
 
 
 def read(request: HttpRequest) -> Body:
@@ -87,42 +141,26 @@ def not_json(what: str, error: records.NotStrictJSON) -> ParseError:
     return ParseError(f"{what} is not valid JSON: {error}.")
 
 
-@contextmanager
-def _place() -> Iterator[None]:
-    if not _large_at_a_time.acquire(blocking=False):
-        raise problems.Unavailable("Too many large requests at a time. Send it again.")
-    try:
-        yield
-    finally:
-        _large_at_a_time.release()
-
-
-def _is_large(request: HttpRequest) -> bool:
-    try:
-        return ONE_BYTES < int(request.META.get("CONTENT_LENGTH") or 0) <= MANY_BYTES
-    except ValueError:  # `read` refuses it
-        return False
-
-
 def _has_body(request: HttpRequest) -> bool:
     return request.META.get("CONTENT_LENGTH") not in (None, "", "0")
 
 
 def _bytes(request: HttpRequest) -> bytes:
-    """The raw body; its announced length is judged before a byte of it is read."""
-    length = request.META.get("CONTENT_LENGTH") or ""
-    if not length and "HTTP_TRANSFER_ENCODING" in request.META:
+    """The raw body. It is not read if the announced length is over the limit."""
+    if not request.META.get("CONTENT_LENGTH") and _is_chunked(request.META):
         raise problems.LengthRequired
-    if not (length or "0").isascii() or not (length or "0").isdigit():
-        raise ParseError("The Content-Length is no number.")
+    if announced(request.META) > MANY_BYTES:
+        raise problems.TooLarge(f"The body is over {MANY_BYTES:,} bytes.")
     try:
-        if len(length) > 18 or int(length or 0) > MANY_BYTES:
-            raise RequestDataTooBig
         return request.body
     except RequestDataTooBig:
         raise problems.TooLarge(f"The body is over {MANY_BYTES:,} bytes.") from None
     except UnreadablePostError:
         raise ParseError("The body ended before its announced length.") from None
+
+
+def _is_chunked(meta: Mapping[str, Any]) -> bool:
+    return "HTTP_TRANSFER_ENCODING" in meta
 
 
 def _lines(raw: bytes) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""OpenAPI: what the API takes and answers, told to machines and to people.
+"""OpenAPI: what the API takes and answers, for programs and for people.
 
 In: the fields' declaration and the contract. Out: decorators for the views, and the
 schema that drf-spectacular serves. Handles no request.
@@ -110,15 +110,19 @@ _PROBLEM: Schema = {
 
 _MEANINGS = {
     400: (
-        "Not valid; nothing was accepted.",
-        "The request is not valid; see `errors`.",
+        "Invalid; nothing was accepted.",
+        "The request is invalid; see `errors`.",
     ),
     401: ("No valid token.", "Authentication credentials were not provided."),
     403: ("The token's scope is not enough.", "The token lacks the scope."),
     404: ("No such profile.", "There is nothing at this address."),
-    405: ("Not this method.", 'Method "PUT" not allowed.'),
-    406: ("JSON is all there is.", "Could not satisfy the request Accept header."),
-    411: ("A chunked body.", problems.LengthRequired.default_detail),
+    405: ("The method is not supported.", 'Method "PUT" not allowed.'),
+    406: ("Only JSON is available.", "Could not satisfy the request Accept header."),
+    408: ("The body arrived too slowly.", problems.TooSlow.default_detail),
+    411: (
+        "A chunked body, where the server does not decode it.",
+        problems.LengthRequired.default_detail,
+    ),
     413: ("Over 64 KiB for one, 8 MiB or 10,000 for many.", "The body is too large."),
     415: ("Neither JSON nor NDJSON.", 'Unsupported media type "text/plain".'),
     429: ("Too many requests: see `Retry-After`.", "Request was throttled."),
@@ -256,7 +260,7 @@ posted = extend_schema(
             "header",
         ),
         _answered("Location", "Of one update: where its profile is.", 202),
-        _answered("Preference-Applied", "`wait=N`, as it was heeded.", 200),
+        _answered("Preference-Applied", "`wait=N`, as it was applied.", 200),
         _ETAG,
         _LATER,
     ],
@@ -288,12 +292,12 @@ posted = extend_schema(
             ],
         ),
         **_problems(
-            *(400, 401, 403, 406, 411, 413, 415, 429, 503),
+            *(400, 401, 403, 406, 408, 411, 413, 415, 429, 503),
             of_400=[
                 _problem(400, name="Of one update", errors=_WRONG),
                 _problem(
                     400,
-                    "1 updates are not valid, so none was accepted.",
+                    "1 update is invalid; none were accepted.",
                     "Of many updates, by index",
                     errors=[{"index": 1, "errors": _WRONG}],
                 ),

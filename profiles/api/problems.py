@@ -1,7 +1,7 @@
 """Problems: every error of the API as `application/problem+json` (RFC 9457).
 
 In: exceptions that reach DRF or Django. Out: responses that say what is wrong and what
-to do, and quote no value. The pages' errors stay HTML.
+to do. They quote no posted value. The pages' errors are HTML.
 """
 
 from __future__ import annotations
@@ -32,26 +32,34 @@ class TooLarge(exceptions.APIException):
 
 
 class LengthRequired(exceptions.APIException):
-    """411: a chunked body, whose length nobody knows."""
+    """411: a chunked body, which this server does not decode."""
 
     status_code = HTTPStatus.LENGTH_REQUIRED
     default_detail = "Send a Content-Length: a chunked body is not read."
 
 
+class TooSlow(exceptions.APIException):
+    """408: the body did not arrive in time."""
+
+    status_code = HTTPStatus.REQUEST_TIMEOUT
+    default_detail = "The body did not arrive in time. Send it again."
+
+
 class NotYetApplied(exceptions.APIException):
-    """504: the update is on the topic, and not yet in the profile."""
+    """504: the update is on the topic, but not in the profile yet."""
 
     status_code = HTTPStatus.GATEWAY_TIMEOUT
-    default_detail = "The profile does not include this receipt yet. Ask again."
+    default_detail = "The profile does not include this receipt yet. Try again."
 
 
 class InvalidElements(exceptions.APIException):
-    """400: some elements of an array are no updates, so none was produced."""
+    """400: some elements of an array are invalid, so none was produced."""
 
     status_code = HTTPStatus.BAD_REQUEST
 
     def __init__(self, errors: list[dict[str, Any]], count: int) -> None:
-        super().__init__(f"{count} updates are not valid, so none was accepted.")
+        invalid = "1 update is" if count == 1 else f"{count} updates are"
+        super().__init__(f"{invalid} invalid; none were accepted.")
         self.errors = errors
 
 
@@ -88,7 +96,7 @@ def exception_handler(
         return None
     headers = {name: response.headers[name] for name in _KEPT if name in response}
     if isinstance(exception, exceptions.ValidationError):
-        detail = "The request is not valid; see `errors`."
+        detail = "The request is invalid; see `errors`."
         return problem(response.status_code, detail, headers, errors=exception.detail)
     if isinstance(exception, InvalidElements):
         detail = str(exception.detail)
@@ -123,6 +131,13 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _is_page(request):
         return defaults.page_not_found(request, exception)
     return problem(404, "There is nothing at this address.")
+
+
+def too_large(request: HttpRequest, detail: str) -> HttpResponse:
+    """413, for pages and forms too."""
+    if _is_page(request):
+        return HttpResponse(f"<h1>Content Too Large</h1><p>{detail}</p>", status=413)
+    return problem(413, detail)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -17,7 +17,7 @@ from django.core import signing
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.utils.http import parse_etags
-from rest_framework.exceptions import NotAcceptable, ValidationError
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -52,37 +52,36 @@ class PatientProfileView(APIView):
     def dispatch(
         self, request: HttpRequest, *args: Any, **kwargs: Any
     ) -> HttpResponseBase:
-        """A POST skips what DRF does for other views and this one has no use for:
-        choosing a parser and a renderer takes longer than the update itself.
+        """A POST skips DRF's parsers and renderers: to choose one takes longer than
+        the update itself.
         """
         if request.method != "POST":
             return super().dispatch(request, *args, **kwargs)
         try:
             response = self.post(request)
         except Exception as error:
-            refusal = problems.exception_handler(error, {})
+            refusal = posting.refusal(error)
+            posting.count_refused(refusal.status_code if refusal else 500)
             if refusal is None:
-                metrics.refused.labels(500).inc()
                 raise
-            response = refusal
-        if response.status_code >= 400:
-            metrics.refused.labels(response.status_code).inc()
+            return refusal
+        posting.count_refused(response.status_code)
         return response
 
     @openapi.posted
     def post(self, request: HttpRequest) -> HttpResponse:
         """Publish; 202 with receipts once Kafka holds every update durably."""
-        callers.admit(request, callers.WRITE)
-        _require_json_accepted(request)
+        posting.admit(request)
         with bodies.room(request):
             body = bodies.read(request)
             updates = posting.read(body)
-            verdicts = posting.publish(request, updates)
-            if body.is_many:
-                return posting.answer_many(updates, verdicts)
-        [update], [verdict] = updates, verdicts
-        accepted = posting.answer_one(update, verdict)
-        return _applied(request, update, verdict) or accepted
+            with posting.Publishing(request) as headers:
+                verdicts = posting.publisher().publish_all(updates, headers)
+            audit_trail.note(request, "update", posting.accepted(updates, verdicts))
+            accepted = posting.answer(body, updates, verdicts).response()
+        if body.is_many:
+            return accepted
+        return _applied(request, updates[0], verdicts[0]) or accepted
 
     @openapi.listed
     def get(self, request: Request) -> Response:
@@ -101,8 +100,8 @@ class PatientProfileView(APIView):
         return Response({"Profiles": found, "Cursor": following}, headers=_PRIVATE)
 
     def head(self, request: Request) -> Response:
-        """As GET. Declared, for Django would give the view a bound method of its own:
-        a cycle that keeps the request, with all of its body, until a collection.
+        """As GET. Declared here, because Django would set a bound method on the view: a
+        reference cycle, which keeps the request and its body until a collection.
         """
         return self.get(request)
 
@@ -138,14 +137,14 @@ class PatientProfileDetailView(APIView):
 def lane(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: a POST of updates goes straight to its view, past sessions, forms
-    and the database, of which it has none; so do the probes, asked by address alone.
+    """Middleware: POSTs of updates and the probes go straight to their views. They need
+    no session, form or database.
     """
     post = PatientProfileView.as_view()
     probes = dict(zip(callers.PROBES, (live, ready, counted), strict=True))
 
     def straight(request: HttpRequest) -> HttpResponseBase:
-        is_update = request.method == "POST" and request.path_info == "/patientprofile"
+        is_update = request.method == "POST" and request.path_info == bodies.PATH
         view = post if is_update else probes.get(request.path_info)
         if view is None:
             return get_response(request)
@@ -158,7 +157,7 @@ def lane(
 
 
 def live(request: HttpRequest) -> HttpResponse:
-    """Alive: this process answers. Asks nobody."""
+    """Alive: this process answers. Nothing else is checked."""
     return JsonResponse({"status": "alive"})
 
 
@@ -168,7 +167,7 @@ def counted(request: HttpRequest) -> HttpResponse:
 
 
 def ready(request: HttpRequest) -> HttpResponse:
-    """Ready: Kafka answers, and the topic is as configured. DynamoDB is told of only."""
+    """Ready: Kafka answers, and the topic is as configured. DynamoDB is only reported."""
     store = _store()
     try:
         topics.watch().current()
@@ -179,14 +178,14 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 
 def _store() -> str:
-    """What the background knows of the table; it is waited for a moment only."""
+    """The state of the table as last read in the background; waits MOMENT_S at most."""
     return health.table().latest(time.monotonic() + MOMENT_S).problem or "answers"
 
 
 def _is_known(request: Request, etag: str) -> bool:
     """Whether the client has this version: If-None-Match compares weakly (RFC 9110)."""
-    told = parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))
-    return told == ["*"] or etag in [one.removeprefix("W/") for one in told]
+    known = parse_etags(request.META.get("HTTP_IF_NONE_MATCH", ""))
+    return known == ["*"] or etag in [one.removeprefix("W/") for one in known]
 
 
 def _preferred_wait(request: HttpRequest) -> int:
@@ -200,8 +199,8 @@ def _applied(
 ) -> HttpResponse | None:
     """200 with the profile that includes the update, where the client waits for it.
 
-    None: all that is known is that it was accepted. Raises problems.Unavailable where
-    the topic is another one than the receipt's.
+    None where it does not wait, may not read, or the profile does not include the update
+    in time. Raises problems.Unavailable if the topic was recreated since.
     """
     seconds = _preferred_wait(request)
     if not seconds or not isinstance(verdict, Receipt) or not callers.may_read(request):
@@ -222,9 +221,8 @@ def _applied(
 
 
 def _require_current(receipt: Receipt) -> None:
-    """Refuse a receipt whose topic was recreated since: its offset says nothing there.
-
-    The topic is read anew: a receipt of a moment ago may name the one that was.
+    """Refuse a receipt whose topic was recreated since: offsets of two topics do not
+    compare. The topic is read again, because the receipt may name the former one.
     """
     try:
         topic = topics.watch().since(time.monotonic())
@@ -235,7 +233,7 @@ def _require_current(receipt: Receipt) -> None:
 
 
 def _receipt(text: str, patient_id: str) -> Receipt:
-    """A receipt that this patient's update can have got; else 400."""
+    """The receipt, if it can be one of this patient's updates; else 400."""
     try:
         receipt = Receipt.parse(text)
     except ValueError:
@@ -243,8 +241,10 @@ def _receipt(text: str, patient_id: str) -> Receipt:
     topic = topics.watch().since(time.monotonic())
     partition = records.partition_of(patient_id, topic.partitions)
     if receipt.source != Source(topic.id, partition):
-        told = "Not of this patient, or of a topic that is no more."
-        raise ValidationError({"receipt": [told]})
+        reason = (
+            "The receipt belongs to another patient, or to a topic that was deleted."
+        )
+        raise ValidationError({"receipt": [reason]})
     return receipt
 
 
@@ -260,7 +260,7 @@ def _position(cursor: str) -> str | None:
     try:
         return str(signing.loads(cursor, salt=_CURSOR_SALT))
     except signing.BadSignature:
-        raise ValidationError({"cursor": ["Not one of ours."]}) from None
+        raise ValidationError({"cursor": ["Invalid cursor."]}) from None
 
 
 @contextmanager
@@ -269,9 +269,3 @@ def _reading() -> Iterator[None]:
         yield
     except (StoreUnavailable, topics.KafkaUnavailable, topics.WrongTopic) as error:
         raise problems.Unavailable(f"{error}.") from None
-
-
-def _require_json_accepted(request: HttpRequest) -> None:
-    accepted = request.META.get("HTTP_ACCEPT") or "*/*"
-    if "*/*" not in accepted and not request.accepts(bodies.JSON):
-        raise NotAcceptable

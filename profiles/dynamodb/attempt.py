@@ -1,8 +1,9 @@
 """The attempt: merged updates on their way into the table, each under its fence.
 
-In: merged updates, at most one of a patient. Out: what came of each. Every update goes
-through steps until one is decisive: an UPDATE of its item, an INSERT, and at last one
-conditional `update_item`, which is always right. A refusal that shows the item decides.
+In: merged updates, at most one of a patient. Out: what came of each. An update takes
+steps until one is decisive: an UPDATE of its item, an INSERT, and at last a conditional
+`update_item`, whose condition covers every case. A refusal that returns the item decides
+at once.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ Step = Callable[..., Any]
 UPDATE, INSERT, DECIDE = items.update_statement, items.insert_statement, items.upsert
 NEW: Sequence[Step] = (INSERT, UPDATE, DECIDE)
 KNOWN: Sequence[Step] = (UPDATE, *NEW)
-"""The steps of a patient without, and with, an item. Between an UPDATE refused for want
-of an item and an INSERT refused for its presence, another writer may have made it."""
+"""The steps of a patient who is expected to be new, or to have an item. Between a refused
+UPDATE (no item) and a refused INSERT (an item) another writer may have created it."""
 
 
 @dataclass(slots=True)
@@ -74,9 +75,10 @@ class _Call:
 
 
 class Attempt:
-    """One attempt of about ATTEMPT_S. `steps` are by patient, where known from before.
+    """One attempt of about ATTEMPT_S.
 
-    `former` are the incarnations whose items we may take over.
+    `former` are the incarnations whose items we may adopt. `steps` are those that each
+    patient's update has before it.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class Attempt:
     # Out: what is to be sent
 
     def add(self, update: MergedUpdate, steps: Sequence[Step]) -> None:
-        """Take an update on, with the steps that it has before it."""
+        """Add an update, with the steps before it."""
         self.steps[update.patient_id] = steps
         if steps[0] is DECIDE:
             self._decide(update)
@@ -110,7 +112,7 @@ class Attempt:
             self._queue.append(update)
 
     def next_call(self) -> tuple[_Call, Statements] | None:
-        """The next call, if the window has room for it; none after the deadline."""
+        """The next call; None if the window is full, or after the deadline."""
         if not self._queue or self._under_way >= self._window.size or self._is_over:
             return None
         size = min(self._statements, len(self._queue))
@@ -127,14 +129,14 @@ class Attempt:
         return time.monotonic() >= self._deadline
 
     def end(self) -> Outcome:
-        """What was not sent is left."""
+        """The outcome; updates that were not sent remain."""
         self.outcome.leave(self._queue)
         return self.outcome
 
     # In: what came of it
 
     def take(self, call: _Call, answer: Answer) -> None:
-        """Each statement of a call succeeds or fails alone; an error is of them all."""
+        """Take an answer in: one response per statement, or an error of the whole call."""
         self._under_way -= 1
         if isinstance(answer, (BotoCoreError, ClientError)):
             self._take_error(call.updates, answer)
@@ -172,7 +174,7 @@ class Attempt:
         self.outcome.created += self.steps[update.patient_id][0] is INSERT
 
     def _decide(self, update: MergedUpdate) -> None:
-        """By the one write that needs no item, and no absence of one."""
+        """Write with the one condition that covers every case."""
         if self._is_over:
             self.outcome.leave([update])
             return
@@ -201,7 +203,7 @@ class Attempt:
     # What a refusal means
 
     def _refused(self, update: MergedUpdate, item: items.Item) -> None:
-        """Go on to the next step, unless the item shows what to do."""
+        """Go on to the next step, unless the returned item decides."""
         following = self.steps[update.patient_id][1:]
         if item or not following:
             self._judge(update, item)
@@ -209,11 +211,11 @@ class Attempt:
             self.add(update, following)
 
     def _judge(self, update: MergedUpdate, item: items.Item) -> None:
-        """Decide by the item as it is.
+        """Decide by the item that a refusal returned.
 
-        It includes the update, or is to be adopted, or an unknown incarnation has
-        marked it. Raises StoreRefused where mark or fence is damaged, or the item shows
-        no cause for the refusal.
+        It includes the update; or a former incarnation has marked it, and it is to be
+        adopted; or an unknown one has, and the update waits. Raises StoreRefused if mark
+        or fence is damaged, or if the item does not explain the refusal.
         """
         held = items.held_by(item)
         if held is None and items.MARK in item:
@@ -234,9 +236,10 @@ class Attempt:
             del self.steps[update.patient_id]
 
     def _not_explained(self, update: MergedUpdate) -> None:
-        """Our item is below the update: another writer of ours has just adopted it.
+        """Go on if another writer of ours adopted the item just now.
 
-        A step for such an item is never refused. Raises StoreRefused.
+        UPDATE and DECIDE are meant for such an item: a correct engine never refuses
+        them. Raises StoreRefused.
         """
         if self.steps[update.patient_id][0] in (UPDATE, DECIDE):
             raise StoreRefused(
@@ -246,7 +249,7 @@ class Attempt:
         self.add(update, KNOWN)
 
     def _invalid(self, update: MergedUpdate, message: str) -> StoreRefused:
-        """The answer's own text is left out: it may quote values."""
+        """The answer's own text is left out, because it may quote values."""
         if "item size" in message.lower():
             why = "it would be larger than the 400 KB that DynamoDB allows"
         else:

@@ -120,7 +120,7 @@ def trouble(table: str, error: BotoCoreError | ClientError) -> str:
     ):
         raise StoreRefused("no AWS credentials: configure them") from None
     if isinstance(error, CredentialRetrievalError):
-        return "the AWS credentials can't be read: check their source"
+        return "the AWS credentials can't be read"
     if isinstance(error, AnswerInvalid):
         return str(error)
     if isinstance(error, BotoCoreError):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class TableWriter:
     """The table as the consumer writes it.
 
-    `wire` carries the statements: without one botocore's client does, slowly.
+    `wire` carries the statements; the default is botocore's client, which is slower.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class TableWriter:
         return outcome
 
     def _learn(self, steps: dict[str, Sequence[Step]], outcome: Outcome) -> None:
-        """For the next attempt: where each update is, and what most patients need.
+        """Remember for the next attempt which step each update has come to.
 
-        However slow the calls are, an update takes each step once.
+        So an update takes each step once, even if a call takes as long as an attempt.
         """
         left = {update.patient_id for update in outcome.remaining}
         self._steps = {who: steps[who] for who in left & steps.keys()}

@@ -1,7 +1,7 @@
 """Metrics: every figure that the processes count, in one place.
 
-Out: Prometheus text. No PatientId is a label, and no value. With several web workers
-each writes to PROMETHEUS_MULTIPROC_DIR, and whoever is asked adds all up.
+Out: Prometheus text. Neither PatientIds nor values are labels. Several web workers write
+to PROMETHEUS_MULTIPROC_DIR, and each of them reports the sum.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ dead_lettered = Counter(
     "profile_records_dead_lettered", "Records that are no update, by reason.", ["code"]
 )
 for _code in get_args(Code):
-    dead_lettered.labels(_code)  # from 0 on: an increase from nothing is not seen
+    dead_lettered.labels(_code)  # start at 0: an increase from absent is not seen
 batch_records = Histogram(
     "profile_batch_records",
     "Records in a batch.",
@@ -58,7 +58,7 @@ age = Histogram(
 
 
 def exposition() -> bytes:
-    """This process's figures, or those of all web workers together."""
+    """This process's figures, or the sum of all web workers'."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return generate_latest(REGISTRY)
     together = CollectorRegistry()
@@ -67,7 +67,7 @@ def exposition() -> bytes:
 
 
 def share(directory: Path) -> None:
-    """Let the workers that are started from here add up; before they are."""
+    """Let the workers report their sum; call this before they start."""
     for left_over in directory.glob("*.db"):
         left_over.unlink()
     directory.mkdir(parents=True, exist_ok=True)
@@ -75,5 +75,5 @@ def share(directory: Path) -> None:
 
 
 def serve(address: str, port: int) -> None:
-    """Answer on a port of our own, in a thread: the consumer has no other."""
+    """Serve the figures on a port of their own, in a thread: the consumer has no server."""
     start_http_server(port, address)

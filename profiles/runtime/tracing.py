@@ -1,16 +1,16 @@
-"""Tracing: one request's name, from the request to the consumer's log and write.
+"""Tracing: a request's id, from the request to the consumer's log and write.
 
 In: `X-Request-ID` and W3C `traceparent`, as the client sent them or made here. Out:
-record headers, and spans where OpenTelemetry is installed (the extra `otel`). Both
-are names that a client chose: only well-formed ones are believed.
+record headers, and spans if OpenTelemetry is installed (the extra `otel`). Clients
+choose these values, so malformed ones are ignored.
 """
 
 from __future__ import annotations
 
+import random
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 
 from django.http import HttpRequest
@@ -34,33 +34,45 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
+Carried = list[tuple[str, str | bytes | None]]
 
 
 def identify(get_response: Handler) -> Handler:
-    """Middleware: every request has an id, its client's or a new one, and tells it."""
+    """Middleware: gives every request and response an id, the client's or a new one."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        told = request.META.get("HTTP_X_REQUEST_ID", "")
-        name = told if _ID.fullmatch(told) else uuid.uuid4().hex
-        request.META["HTTP_X_REQUEST_ID"] = name
+        given = name(request)
         response = get_response(request)
-        response["X-Request-ID"] = name
+        response["X-Request-ID"] = given
         return response
 
     return middleware
 
 
-@contextmanager
-def publishing(request: HttpRequest) -> Iterator[Headers]:
-    """What records carry of the request that they come from; with OTel, of our span."""
-    name = request.META.get("HTTP_X_REQUEST_ID", "")
+def name(request: HttpRequest) -> str:
+    """The request's id, which is in its head from then on."""
+    sent = str(request.META.get("HTTP_X_REQUEST_ID", ""))
+    if _ID.fullmatch(sent):
+        return sent
+    made = f"{random.getrandbits(128):032x}"
+    request.META["HTTP_X_REQUEST_ID"] = made
+    return made
+
+
+def publishing(request: HttpRequest) -> AbstractContextManager[Headers]:
+    """The headers of records that come from this request; with OTel, in a span of ours."""
+    request_id = request.META.get("HTTP_X_REQUEST_ID", "")
     parent = request.META.get("HTTP_TRACEPARENT", "")
-    carried: list[tuple[str, str | bytes | None]] = [(REQUEST_ID, name.encode())]
-    if not OTEL:
-        if _TRACE.fullmatch(parent):
-            carried.append((TRACEPARENT, parent.encode()))
-        yield carried
-        return
+    carried: Carried = [(REQUEST_ID, request_id.encode())]
+    if OTEL:
+        return _span(parent, carried)
+    if _TRACE.fullmatch(parent):
+        carried.append((TRACEPARENT, parent.encode()))
+    return nullcontext(carried)
+
+
+@contextmanager
+def _span(parent: str, carried: Carried) -> Iterator[Headers]:
     context = _PROPAGATOR.extract({TRACEPARENT: parent})
     kind = trace.SpanKind.PRODUCER
     with _tracer().start_as_current_span("publish", context=context, kind=kind):
@@ -70,7 +82,7 @@ def publishing(request: HttpRequest) -> Iterator[Headers]:
 
 
 def request_id(carried: Headers) -> str:
-    """The request id that a record carries; empty where it has none to be believed."""
+    """The request id in a record's headers; empty if it is absent or malformed."""
     return _named(carried, REQUEST_ID, _ID)
 
 

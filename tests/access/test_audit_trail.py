@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,12 +18,14 @@ from profiles.dynamodb import reader
 from profiles.dynamodb.writer import TableWriter
 from profiles.kafka import topics
 from profiles.kafka.producer import NotAcknowledged
-from tests.fakes import OURS, TOPIC, update_at
+from tests.fakes import OURS, TOPIC, EitherWay, update_at
 
 JSON = "application/json"
 
+pytestmark = pytest.mark.usefixtures("either_way")
 
-class FakePublisher:
+
+class FakePublisher(EitherWay):
     """Takes each update, but those of the refused patients."""
 
     def __init__(self) -> None:
@@ -76,12 +79,25 @@ def test_an_accepted_update_leaves_who_what_whom_when_and_where(publisher, lines
     }
 
 
+@contextmanager
+def piped(monkeypatch):
+    """Standard output is a pipe; yields its other end."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with (
+        open(reading, "rb", 0) as other_end,
+        open(writing, "w") as output,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdout", output)
+        yield other_end
+
+
 def test_the_lines_are_out_before_the_answer(publisher, monkeypatch):
     """In a buffer they would be lost with the process."""
-    out = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out))
-    assert post({"PatientId": "7"}).status_code == 202
-    assert json.loads(out.getvalue())["patients"] == ["7"]
+    with piped(monkeypatch) as output:
+        assert post({"PatientId": "7"}).status_code == 202
+        assert json.loads(output.read(4096) or b"")["patients"] == ["7"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from tests.fakes import OURS, TOPIC, update_at
 
 JSON = "application/json"
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def ask(path="/livez", **options):
     return Client(raise_request_exception=False).get(path, **options)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import weakref
-from io import BytesIO
-from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,19 +24,22 @@ from profiles.core.updates import Receipt, Source
 from profiles.dynamodb.writer import TableWriter
 from profiles.kafka.producer import NotAcknowledged, Verdict
 from profiles.kafka.topics import KafkaUnavailable, TopicMissing, WrongTopic
-from tests.fakes import OURS, update_at
+from profiles.runtime.gates import Budget
+from tests.fakes import OURS, EitherWay, update_at
 
 JSON = "application/json"
 
+pytestmark = pytest.mark.usefixtures("either_way")
 
-class FakePublisher:
+
+class FakePublisher(EitherWay):
     """Remembers what it is to publish."""
 
     def __init__(self) -> None:
         self.published: list[ProducerRecord] = []
         self.failure: Exception | None = None
 
-    def publish_all(self, updates: list[ProducerRecord], headers: Any) -> list[Verdict]:
+    def publish_all(self, updates: Any, headers: Any = ()) -> list[Verdict]:
         if self.failure is not None:
             raise self.failure
         self.published += updates
@@ -266,9 +268,23 @@ def test_an_announced_length_over_the_limit_is_413_before_a_byte_is_read(post):
     problem(post(b"{}", CONTENT_LENGTH="10000000"), 413)
 
 
-def test_a_chunked_body_is_411(post):
-    response = post(b"{}", CONTENT_LENGTH="", headers={"transfer-encoding": "chunked"})
-    problem(response, 411)
+CHUNKED: dict[str, Any] = {
+    "CONTENT_LENGTH": "",
+    "headers": {"transfer-encoding": "chunked"},
+}
+
+
+def test_a_chunked_body_is_read_by_the_front_and_411_without_it(post, way):
+    response = post({"PatientId": "1"}, **CHUNKED)
+    if way == "front":
+        assert response.status_code == 202
+    else:
+        problem(response, 411)
+
+
+def test_a_chunked_body_over_the_limit_is_refused(post, way, publisher):
+    problem(post(padded(10_000_000), **CHUNKED), 413 if way == "front" else 411)
+    assert publisher.published == []
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1.5", "²", "9" * 5000])
@@ -506,40 +522,40 @@ LARGE = b'[{"PatientId": "1"}' + b" " * records.MAX_VALUE_BYTES + b"]"
 
 
 @pytest.fixture
-def one_place(monkeypatch):
-    """The only place for a large body."""
-    monkeypatch.setattr(bodies, "_large_at_a_time", BoundedSemaphore(1))
-    return bodies._large_at_a_time
+def room(monkeypatch):
+    """Memory for one large body."""
+    monkeypatch.setattr(bodies, "large", Budget(len(LARGE)))
+    return bodies.large
 
 
-def test_large_bodies_beyond_a_few_are_shed_before_a_byte_is_read(post, one_place):
-    unread = BytesIO()
-    unread.close()
-    with one_place:
-        answer = post(LARGE, **{"wsgi.input": unread})
+def test_a_large_body_is_refused_at_once_if_nothing_moves(post, room):
+    with room.share(1):
+        room._moved_at = -math.inf
+        answer = post(LARGE)
         assert "Too many large requests" in problem(answer, 503)["detail"]
         assert answer["Retry-After"] == "1"
         assert post([{"PatientId": "1"}]).status_code == 202
         assert post(padded(65_536)).status_code == 202
 
 
-def test_a_large_body_keeps_its_place_until_it_is_answered(
-    post, publisher, monkeypatch, one_place
+def test_a_large_body_keeps_its_room_until_it_is_answered(
+    post, publisher, monkeypatch, room
 ):
     def publish_all(updates, headers):
-        assert not one_place.acquire(blocking=False)
-        return FakePublisher().publish_all(updates, headers)
+        assert not room.take(1)
+        return FakePublisher().publish_all(updates)
 
     monkeypatch.setattr(publisher, "publish_all", publish_all)
     assert post(LARGE).status_code == 202
-    assert one_place.acquire(blocking=False)
+    assert room.is_unused
 
 
-def test_a_large_body_that_is_refused_gives_its_place_back(post, one_place):
+def test_a_large_body_that_is_refused_gives_its_room_back(post, room):
     for _ in range(2):
         assert post(LARGE[1:]).status_code == 413
         assert post(LARGE[:-1]).status_code == 400
     assert post(LARGE).status_code == 202
+    assert room.is_unused
 
 
 def test_an_object_of_its_own_is_held_to_the_record_limit(post):

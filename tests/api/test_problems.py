@@ -18,6 +18,8 @@ from tests.fakes import TOPIC
 PROBLEM = "application/problem+json"
 HTML = "text/html; charset=utf-8"
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def answer(path="/livez", **options):
     return Client(raise_request_exception=False).get(path, **options)

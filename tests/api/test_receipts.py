@@ -18,11 +18,13 @@ from profiles.dynamodb.reader import TableReader
 from profiles.kafka import topics
 from tests.api.test_api import problem
 from tests.engines.kafka import murmur2_partitions
-from tests.fakes import OURS, update_at
+from tests.fakes import OURS, EitherWay, update_at
 
 TOPIC = topics.Topic("patient-profile", "topic-1", 12)
 PATIENT = "1"
 SOURCE = Source(TOPIC.id, records.partition_of(PATIENT, 12))
+
+pytestmark = pytest.mark.usefixtures("either_way")
 
 
 class Table:
@@ -48,7 +50,7 @@ def item(offset: int, **fields: str) -> Any:
 def table(monkeypatch):
     """Puts a table behind the reads; 41 is the offset of whatever is posted."""
 
-    class Publisher:
+    class Publisher(EitherWay):
         def publish_all(self, posted, headers):
             return [Receipt(SOURCE, 41) for _ in posted]
 

@@ -21,7 +21,7 @@ from tests.api.test_receipts import SOURCE, post, watch_topics
 from tests.dynamodb.scripted import ScriptedServer, reply
 from tests.fakes import OURS, update_at
 
-UNREADABLE = "the AWS credentials can't be read: check their source"
+UNREADABLE = "the AWS credentials can't be read"
 
 
 @pytest.fixture(autouse=True)

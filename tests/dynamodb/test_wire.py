@@ -535,9 +535,7 @@ def test_credentials_that_can_not_be_read_are_waited_for(lean, server, monkeypat
         raise FileNotFoundError("/the/token")
 
     monkeypatch.setattr(wire, "session", fail)
-    assert verdict(run(lean)[0]) == (
-        "later: the AWS credentials can't be read: check their source"
-    )
+    assert verdict(run(lean)[0]) == ("later: the AWS credentials can't be read")
     assert server.requests == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,8 @@ from profiles.kafka import producer
 from profiles.kafka.producer import NotAcknowledged, Publisher
 from profiles.kafka.topics import KafkaUnavailable, WrongTopic
 from profiles.runtime import gates
+from profiles.runtime.gates import Budget
+from tests import front
 from tests.fakes import TOPIC, FakeKafkaProducer
 
 UPDATE = ProducerRecord("1", b'{"PatientId":"1","FirstName":"John","Sex":null}')
@@ -33,10 +37,35 @@ class Made:
         return self.left.pop(0)
 
 
+class Awaiting(Publisher):
+    """Its updates are awaited on an event loop; `capacity` bounds their number."""
+
+    def __init__(self, make, topic, is_still, capacity):
+        super().__init__(make, topic, is_still, capacity)
+        self._budget = Budget(capacity)
+
+    def publish_all(self, updates, headers=()):
+        return run(self.publish_awaited(updates, headers))
+
+
+def run(awaited) -> Any:
+    return asyncio.run_coroutine_threadsafe(awaited, front.loop()).result()
+
+
+KINDS: list[type[Publisher]] = [Publisher]
+
+
+@pytest.fixture(params=[Publisher, Awaiting], ids=["waiting", "awaited"], autouse=True)
+def kind(request, monkeypatch):
+    """What is true of a thread that waits is true of an event loop."""
+    monkeypatch.setattr(sys.modules[__name__], "KINDS", [request.param])
+
+
 @contextmanager
 def publisher(*fakes, capacity=4, topic=lambda: TOPIC, is_still=lambda *_: True):
     """A publisher of these producers; their poll threads end with the test."""
-    publisher = Publisher(Made(*fakes), topic, is_still, capacity)
+    [kind] = KINDS
+    publisher = kind(Made(*fakes), topic, is_still, capacity)
     yield publisher
     for fake in fakes:
         fake.waiting.clear()
@@ -263,8 +292,8 @@ def test_an_update_that_was_sent_keeps_its_producer_beside_one_that_is_late(
 
 def test_nothing_is_sent_by_a_producer_after_something_was_taken_back(monkeypatch):
     kafka = FakeKafkaProducer()
-    retired = producer._Session(Made(kafka)(), TOPIC.name)
-    fresh = producer._Session(Made(FakeKafkaProducer())(), TOPIC.name)
+    retired = producer._Session(Made(kafka)(), TOPIC.name, lambda: None)
+    fresh = producer._Session(Made(FakeKafkaProducer())(), TOPIC.name, lambda: None)
     retired.retire()
     sessions = iter([retired, fresh])  # as for a thread that was overtaken
     with publisher() as to_topic:
@@ -290,8 +319,8 @@ def test_nothing_is_taken_back_between_two_updates_that_are_sent_together():
 
     half_way, go_on = threading.Event(), threading.Event()
     taken_back_after: list[int] = []
-    session = producer._Session(Made(Slow(acks=False))(), TOPIC.name)
-    delivery = producer._Delivery(TOPIC.id, 2, {})
+    session = producer._Session(Made(Slow(acks=False))(), TOPIC.name, lambda: None)
+    delivery = producer._Delivery(TOPIC.id, 2, {}, lambda: None)
     reports = [producer._Report(delivery) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         sent = pool.submit(session.send, TOPIC.name, [UPDATE] * 2, (), reports)

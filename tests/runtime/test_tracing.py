@@ -12,8 +12,11 @@ from profiles.api import posting
 from profiles.core.updates import Receipt, Source
 from profiles.kafka.producer import NotAcknowledged
 from profiles.runtime import tracing
+from tests.fakes import EitherWay
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+pytestmark = pytest.mark.usefixtures("either_way")
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def sent(monkeypatch):
     """What a publisher is given besides the updates."""
     seen: list[dict[str, bytes]] = []
 
-    class Publisher:
+    class Publisher(EitherWay):
         def publish_all(self, updates, headers):
             seen.append(dict(headers))
             return [Receipt(Source("topic-1", 3), 41) for _ in updates]
@@ -94,7 +97,7 @@ def test_what_is_accepted_and_refused_is_counted(sent, monkeypatch):
 
 
 def test_what_kafka_refuses_is_not_counted_as_accepted(monkeypatch):
-    class Publisher:
+    class Publisher(EitherWay):
         def publish_all(self, updates, headers):
             return [NotAcknowledged("away")]
 
@@ -107,7 +110,7 @@ def test_what_kafka_refuses_is_not_counted_as_accepted(monkeypatch):
 
 
 def test_what_kafka_takes_in_part_is_counted_as_both(monkeypatch):
-    class Publisher:
+    class Publisher(EitherWay):
         def publish_all(self, updates, headers):
             return [Receipt(Source("topic-1", 3), 41), NotAcknowledged("away")]
 

@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import re
 import socket
 import sys
-from collections import Counter
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests import stack
 from tests.engines.process import free_port, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
-
-several_cores = pytest.mark.skipif(
-    sys.platform == "linux" and len(os.sched_getaffinity(0)) == 1,
-    reason="it needs two cores",
-)
-
-
-def workers(web: stack.Web) -> list[Path]:
-    """The server's child processes, without multiprocessing's resource tracker."""
-    return [p for p in Path("/proc").glob("[0-9]*") if is_worker(p, web.pid)]
-
-
-def is_worker(process: Path, server: int) -> bool:
-    with suppress(
-        FileNotFoundError, ProcessLookupError
-    ):  # other processes may end meanwhile
-        tracks = b"resource_tracker" in (process / "cmdline").read_bytes()
-        return f"PPid:\t{server}\n" in (process / "status").read_text() and not tracks
-    return False
-
-
-def cores(worker: Path) -> Counter[str]:
-    """The cores that its threads may use; a thread that ends meanwhile is left out."""
-    allowed: Counter[str] = Counter()
-    for thread in (worker / "task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):
-            status = (thread / "status").read_text()
-            allowed[re.findall(r"Cpus_allowed_list:\t(.+)", status)[0]] += 1
-    return allowed
-
-
-def core(worker: Path) -> int | None:
-    """The core of all its threads except the one that pins them; None if they differ."""
-    (most, _), *others = cores(worker).most_common()
-    kept = most.isdigit() and [count for _, count in others] == [1]
-    return int(most) if kept else None
 
 
 @contextmanager
@@ -96,22 +59,6 @@ def request(headers: bytes) -> bytes:
     return b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n" + headers
 
 
-@several_cores
-def test_each_worker_keeps_to_one_core(tmp_path):
-    with serving(tmp_path) as web:
-        both = workers(web)
-        kept = "a worker is not kept to a core"
-        wait_until(lambda: None not in map(core, both), 20, kept)
-
-
-@several_cores
-def test_no_worker_keeps_to_a_core_where_that_is_not_wanted(tmp_path):
-    with serving(tmp_path, WEB_ONE_CORE="0") as web:
-        both = workers(web)
-        assert [len(cores(worker)) for worker in both] == [1, 1]
-        assert [core(worker) for worker in both] == [None, None]
-
-
 CLOSE = b"Connection: close\r\n\r\n"
 
 
@@ -132,3 +79,39 @@ def test_http_2_is_not_spoken(web):
     preface, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\0\0\0\4" + b"\0" * 5
     said = answer(web, preface + settings)
     assert said == b"" or said.startswith(b"HTTP/1.1 400 ")
+
+
+STALLED = {
+    "a post": b"POST /patientprofile HTTP/1.1\r\nContent-Type: application/json\r\n",
+    "a sign-in": b"POST /admin/login/ HTTP/1.1\r\nContent-Type: text/plain\r\n",
+    "a page": b"POST /profiles/ HTTP/1.1\r\nContent-Type: text/plain\r\n",
+}
+
+
+@pytest.mark.parametrize("head", STALLED.values(), ids=STALLED.keys())
+@pytest.mark.parametrize(
+    "framed", [b"Content-Length: 50", b"Transfer-Encoding: chunked"]
+)
+def test_clients_that_send_half_a_body_hold_up_nobody(web, head, framed):
+    half = head + b"Host: 127.0.0.1\r\n" + framed + b"\r\n\r\n1"
+    with ExitStack() as stalled:
+        for _ in range(200):
+            address = ("127.0.0.1", web.port)
+            client = stalled.enter_context(socket.create_connection(address, 10))
+            client.sendall(half)
+        for path in ("/livez", "/admin/login/"):
+            began = time.monotonic()
+            assert requests.get(web.url + path, timeout=10).status_code == 200
+            assert time.monotonic() - began < 1
+        assert client.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_chunked_body_is_read(web):
+    def chunks() -> Iterator[bytes]:
+        yield b'{"PatientId": "1",'
+        yield b'"Shoe": "44"}'
+
+    json = {"Content-Type": "application/json"}
+    path = f"{web.url}/patientprofile"
+    answer = requests.post(path, chunks(), headers=json, timeout=10)
+    assert (answer.status_code, [*answer.json()["errors"]]) == (400, ["Shoe"])

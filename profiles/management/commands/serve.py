@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 from typing import Any
 
 from django.conf import settings
@@ -17,9 +18,16 @@ from profiles.runtime import metrics
 HEAD_BYTES = 32 * 1024
 """Request line and headers; a browser's cookies and a bearer token fit in."""
 
+CONNECTIONS = 4096
+"""Most connections of a worker, where it may have so many descriptors. Further ones wait
+to be accepted."""
+
+OTHER_DESCRIPTORS = 128
+"""For what else a worker opens: Kafka, DynamoDB, the database, files."""
+
 
 class Command(BaseCommand):
-    """Serves the WSGI application; SIGTERM finishes the requests in flight."""
+    """Serves the front; SIGTERM finishes the requests in flight."""
 
     help = "Serve with granian."
     requires_system_checks = []
@@ -37,15 +45,26 @@ class Command(BaseCommand):
             # A forked one would count in this process's memory, as imported above.
             multiprocessing.set_start_method("spawn")
         Granian(
-            "patientsite.wsgi:application",
+            "patientsite.front:application",
             address=options["host"],
             port=options["port"],
-            interface=Interfaces.WSGI,
-            # In HTTP/2 a client that leaves in mid-body has a thread spin for good.
+            interface=Interfaces.ASGI,
+            # In HTTP/2, granian has a thread spin if a client leaves in mid-body.
             http=HTTPModes.http1,
             http1_settings=HTTP1Settings(max_buffer_size=HEAD_BYTES),
             websockets=False,
             workers=options["workers"],
-            blocking_threads=settings.WEB_THREADS,
+            backlog=CONNECTIONS,
+            backpressure=_connections(),
             workers_kill_timeout=15,
         ).serve()
+
+
+def _connections() -> int:
+    """How many a worker can hold. The limit of descriptors is raised for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_DESCRIPTORS
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(CONNECTIONS, max(soft // 2, soft - OTHER_DESCRIPTORS))

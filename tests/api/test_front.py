@@ -1,0 +1,359 @@
+"""The front: it answers as Django does, and no client holds a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+import pytest
+from django.test import Client
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from profiles.access import throttles, tokens
+from profiles.api import arrival, bodies, posting
+from profiles.api.front import Front
+from profiles.core import serializers
+from profiles.core.updates import Receipt, Source
+from profiles.kafka.producer import NotAcknowledged
+from profiles.runtime.gates import Budget
+from tests import front, identity
+from tests.fakes import EitherWay
+
+JSON = "application/json"
+
+
+class FakePublisher(EitherWay):
+    """Takes each update, but those of the refused patient."""
+
+    def publish_all(self, updates: Any, headers: Any = ()) -> Any:
+        return [
+            NotAcknowledged("no") if update.patient_id == "refused" else RECEIPT
+            for update in updates
+        ]
+
+
+RECEIPT = Receipt(Source("topic-1", 3), 41)
+
+
+@pytest.fixture(autouse=True)
+def publisher(monkeypatch):
+    monkeypatch.setattr(posting, "publisher", FakePublisher)
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """A client of Django alone, and one of the front before it."""
+    alone = Client(raise_request_exception=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("django.test.client.ClientHandler", front.Handler)
+        return alone, Client(raise_request_exception=False)
+
+
+@pytest.fixture
+def production(settings):
+    """Closed doors, a local key, and TLS by a proxy."""
+    settings.DEVELOPMENT = False
+    settings.TRUST_PROXY = True
+    settings.SECURE_SSL_REDIRECT = True
+    settings.SECURE_HSTS_SECONDS = 60
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    settings.JWT_ISSUER, settings.JWT_AUDIENCE = identity.ISSUER, identity.AUDIENCE
+    settings.JWT_LOCAL_KEY = identity.LOCAL_KEY
+    tokens.verifier.cache_clear()
+    yield
+    tokens.verifier.cache_clear()
+
+
+# Equal answers
+
+OF_ITS_OWN = ("x-request-id", "content-length", "server")
+"""Of the response, these differ: the id is new, and a server counts the bytes itself."""
+
+
+def seen(response: Any, capfd: Any) -> tuple[object, ...]:
+    """What a client and the audit trail see of a request."""
+    headers = {
+        name.lower(): value
+        for name, value in response.items()
+        if name.lower() not in OF_ITS_OWN
+    }
+    trail = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    for line in trail:
+        del line["at"], line["request"]
+    return response.status_code, headers, response.content, trail
+
+
+def assert_equal(ways: Any, capfd: Any, body: bytes, **head: Any) -> None:
+    capfd.readouterr()
+    alone, through = (
+        seen(client.post("/patientprofile", body, **head), capfd) for client in ways
+    )
+    assert through == alone
+
+
+UPDATE = b'{"PatientId":"1","FirstName":"John"}'
+BODIES = [
+    UPDATE,
+    b"",
+    b" ",
+    b"{",
+    b"[]",
+    b"null",
+    b"[" + UPDATE + b"]",
+    b"[" + UPDATE + b',{"PatientId":"refused"}]',
+    b"[" + UPDATE + b",7]",
+    b"[" * 30_000,
+    b'{"PatientId":"refused"}',
+    b'{"PatientId":"1","Shoe":"44"}',
+    b'{"PatientId":"1","PatientId":"2"}',
+    b'{"PatientId":7,"IsPregnant":true}',
+    b'{"PatientId":"\xff"}',
+    b"\xef\xbb\xbf" + UPDATE,
+    UPDATE + b"\n" + UPDATE,
+    UPDATE + b" " * 70_000,
+]
+HEADS: list[dict[str, Any]] = [
+    {},
+    {"content_type": "application/x-ndjson"},
+    {"content_type": "Application/JSON; charset=utf-8"},
+    {"content_type": "text/plain"},
+    {"content_type": "multipart/form-data; boundary=x"},
+    {"headers": {"accept": "text/html"}},
+    {"headers": {"accept": "application/json;q=0, */*"}},
+    {"headers": {"host": "evil.example"}},
+    {"headers": {"host": ""}},
+    {"headers": {"x-forwarded-for": "10.0.0.5"}},
+    {"headers": {"x-forwarded-for": "127.0.0.1, ::1"}},
+    {"headers": {"authorization": "Bearer x"}},
+    {"headers": {"authorization": "Basic eDp5"}},
+    {"headers": {"prefer": "respond-async"}},
+    {"headers": {"traceparent": "rubbish"}},
+    {"headers": {"cookie": "sessionid=x; csrftoken=y"}},
+    {"headers": {"expect": "100-continue"}},
+    {"REMOTE_ADDR": "10.0.0.5"},
+    {"REMOTE_ADDR": "::1"},
+    {"REMOTE_ADDR": ""},
+    {"CONTENT_LENGTH": "-1"},
+    {"CONTENT_LENGTH": "abc"},
+    {"CONTENT_LENGTH": "99999999"},
+    {"CONTENT_LENGTH": "9" * 5000},
+    {"secure": True},
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=repr)
+def test_the_front_answers_a_post_as_django_does(ways, capfd, head):
+    for body in BODIES:
+        assert_equal(ways, capfd, body, **{"content_type": JSON, **head})
+
+
+@pytest.mark.parametrize(
+    "proxied", [{}, {"x-forwarded-proto": "http"}, {"x-forwarded-proto": "https"}]
+)
+@pytest.mark.parametrize("token", ["none", "bad", "read", "write", "expired"])
+def test_the_front_admits_as_django_does(ways, capfd, production, proxied, token):
+    made = {
+        "bad": "x",
+        "read": identity.local_token(scope="profiles:read"),
+        "write": identity.local_token(scope="profiles:write"),
+        "expired": identity.local_token(exp=1),
+    }
+    bearer = {"authorization": f"Bearer {made[token]}"} if token in made else {}
+    headers = {**proxied, **bearer, "x-forwarded-for": "192.0.2.7"}
+    for _ in range(2):  # not known at first, and then it is
+        assert_equal(ways, capfd, UPDATE, content_type=JSON, headers=headers)
+
+
+def test_the_front_throttles_as_django_does(ways, capfd, monkeypatch):
+    for _ in range(2):
+        throttle = throttles.Throttle(1, 60.0)
+        monkeypatch.setattr(throttles, "throttle", lambda made=throttle: made)
+        statuses = [
+            [client.post("/patientprofile", UPDATE, JSON).status_code for _ in "12"]
+            for client in ways[:1]
+        ]
+        throttle = throttles.Throttle(1, 60.0)
+        monkeypatch.setattr(throttles, "throttle", lambda made=throttle: made)
+        statuses += [
+            [client.post("/patientprofile", UPDATE, JSON).status_code for _ in "12"]
+            for client in ways[1:]
+        ]
+        assert statuses == [[202, 429]] * 2
+
+
+NAMES = st.sampled_from(sorted(serializers.PatientProfile().fields)) | st.text(
+    max_size=9
+)
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=40)
+UPDATES = st.dictionaries(NAMES, VALUES, max_size=5)
+HEADERS = st.dictionaries(
+    st.sampled_from(
+        ["accept", "host", "x-forwarded-for", "authorization", "x-request-id", "cookie"]
+        + ["traceparent", "content-encoding", "x-forwarded-proto", "if-match", "range"]
+    ),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=30),
+    max_size=3,
+)
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=60)
+    | UPDATES.map(lambda update: json.dumps(update).encode())
+    | st.lists(UPDATES, max_size=3).map(lambda many: json.dumps(many).encode()),
+    st.sampled_from([JSON, JSON, "application/x-ndjson", "text/html", ""]),
+    HEADERS,
+)
+def test_no_request_is_answered_in_another_way(
+    ways, capfd, body, content_type, headers
+):
+    assert_equal(ways, capfd, body, content_type=content_type, headers=headers)
+
+
+def test_what_the_loop_can_not_tell_at_once_is_read_in_a_thread(monkeypatch):
+    """A closer look may take a second, in which no probe would be answered."""
+    threads = []
+    read = posting.read
+
+    def noted(body):
+        threads.append(threading.current_thread().name)
+        return read(body)
+
+    monkeypatch.setattr(posting, "read", noted)
+    assert asked(b"[7]")[0] == 400
+    assert [name.startswith("django") for name in threads] == [True]
+
+
+# Arrival
+
+
+class Asked:
+    """A client that sends what it is given, and then stalls."""
+
+    def __init__(self, body: bytes, **head: str) -> None:
+        self.chunks: list[bytes | None] = [body]
+        self.ends = False
+        self.sent: list[Any] = []
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "PATH_INFO": "/patientprofile",
+            "SERVER_NAME": "localhost",
+            "SERVER_PORT": "80",
+            "REMOTE_ADDR": "127.0.0.1",
+            "CONTENT_TYPE": JSON,
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.url_scheme": "http",
+        }
+        self.scope = front.scope({**environ, **head})
+
+    async def receive(self) -> Any:
+        if not self.chunks:
+            await asyncio.sleep(60)
+        chunk = self.chunks.pop(0)
+        if chunk is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": chunk, "more_body": not self.ends}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+
+async def serve(django: Front, *clients: Asked) -> None:
+    await asyncio.gather(*(django(c.scope, c.receive, c.send) for c in clients))
+
+
+def asked(body: bytes, **head: str) -> tuple[int, bytes]:
+    client = Asked(body, **head)
+    asyncio.run(serve(Front(front.Django(True)), client))
+    return client.status, client.sent[1]["body"]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(arrival, "GRACE_S", 0.1)
+
+
+def test_a_body_that_stalls_is_408_and_others_are_answered_meanwhile(impatient):
+    stalled = [Asked(b"{", CONTENT_LENGTH="50") for _ in range(100)]
+    probe = Asked(b"", PATH_INFO="/livez", REQUEST_METHOD="GET", CONTENT_LENGTH="0")
+    good = Asked(UPDATE)
+    order: list[Asked] = []
+
+    async def answer(django: Front, client: Asked) -> None:
+        await django(client.scope, client.receive, client.send)
+        order.append(client)
+
+    async def all_of_them() -> None:
+        django = Front(front.Django(True))
+        clients = [*stalled, probe, good]
+        await asyncio.gather(*(answer(django, client) for client in clients))
+
+    asyncio.run(all_of_them())
+    assert {client.status for client in stalled} == {408}
+    assert (probe.status, good.status) == (200, 202)
+    assert {*order[:2]} == {probe, good}
+
+
+def test_a_body_that_is_not_complete_when_its_client_leaves_is_not_published(
+    monkeypatch,
+):
+    published: list[Any] = []
+    monkeypatch.setattr(
+        FakePublisher, "publish_all", lambda self, *sent: published.append(sent)
+    )
+    client = Asked(UPDATE, CONTENT_LENGTH=str(len(UPDATE) + 1))
+    client.chunks.append(None)
+    asyncio.run(serve(Front(front.Django(True)), client))
+    assert (client.sent, published) == ([], [])
+
+
+def test_a_body_that_is_cut_short_is_not_published():
+    """As by a proxy that ends the request in mid-body: what is there may be valid."""
+    client = Asked(b"[" + UPDATE + b"]", CONTENT_LENGTH="900")
+    client.ends = True
+    asyncio.run(serve(Front(front.Django(True)), client))
+    assert client.sent == []
+
+
+def test_a_large_body_takes_memory_only_once_it_arrives(impatient, monkeypatch):
+    monkeypatch.setattr(bodies, "large", Budget(bodies.MANY_BYTES))
+    large = b"[" + UPDATE + b" " * bodies.ONE_BYTES + b"]"
+    stalled = [Asked(b"[", CONTENT_LENGTH="8000000") for _ in range(50)]
+    honest = [Asked(large) for _ in range(5)]
+    asyncio.run(serve(Front(front.Django(True)), *stalled, *honest))
+    assert {client.status for client in honest} == {202}
+    assert bodies.large.is_unused
+
+
+def test_large_bodies_queue_for_memory(monkeypatch):
+    monkeypatch.setattr(bodies, "large", Budget(bodies.MANY_BYTES))
+    large = b"[" + UPDATE + b" " * 5_000_000 + b"]"
+    clients = [Asked(large) for _ in range(8)]
+    asyncio.run(serve(Front(front.Django(True)), *clients))
+    assert {client.status for client in clients} == {202}
+    assert bodies.large.is_unused
+
+
+def test_a_form_over_its_limit_is_refused_unread(ways, db):
+    form = b"x" * (bodies.FORM_BYTES + 1)
+    for client in ways:
+        assert client.post("/admin/login/", form, "text/plain").status_code == 413
+
+
+def test_a_header_with_an_underscore_passes_for_no_other():
+    head = Asked(UPDATE)
+    head.scope["headers"] += [
+        (b"x_forwarded_for", b"10.0.0.5"),
+        (b"x_request_id", b"x"),
+    ]
+    asyncio.run(serve(Front(front.Django(True)), head))
+    assert head.status == 202
+    assert (b"x-request-id", b"x") not in head.sent[0]["headers"]
