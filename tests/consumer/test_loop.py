@@ -934,9 +934,10 @@ def test_the_client_of_a_consumer_that_its_group_has_lost_is_dropped(world):
     w.group = EMPTY
     client, w.kafka.close = weakref.ref(w.kafka), Event().wait
     del w.kafka
-    with pytest.raises(StartOver, match="not in its group"):
+    with pytest.raises(StartOver, match="not in its group") as lost:
         w.consumer.run(until=lambda: False)
     assert client() is None
+    assert lost.traceback  # whose frames must not hold the client either
 
 
 def test_a_consumer_that_never_got_an_assignment_begins_anew(clock):
