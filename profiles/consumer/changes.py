@@ -60,14 +60,14 @@ class ChangeDetector:
         self._watched_at = self._table_read_at = time.monotonic()
         self._missing_since: float | None = None
 
-    def watch(self, member_id: Callable[[], str | None]) -> bool:
+    def watch(self, member_id: str | None) -> bool:
         """Check topic and group every WATCH_S; whether it did so now."""
         if time.monotonic() - self._watched_at <= WATCH_S:
             return False
         self._watched_at = time.monotonic()
         try:
             self.check_topic()
-            self._check_group(member_id())
+            self._check_group(member_id)
         except KafkaUnavailable as error:
             self._missing_since = None  # no member can join meanwhile
             log.warning("waiting for Kafka: %s", error)

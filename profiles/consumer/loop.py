@@ -132,7 +132,7 @@ class ProfileConsumer:
         self._committer.commit()
 
     def _watch(self) -> None:
-        if self._changes.watch(self._kafka.memberid) and self._is_paused:
+        if self._changes.watch(self._kafka.memberid()) and self._is_paused:
             with suppress(KafkaUnavailable):  # the last figure stays
                 self._committer.report_lag(self.owned, query=True)
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
@@ -135,6 +135,19 @@ def test_a_commit_that_fails_is_due_again_in_the_next_turn(world):
     w.turn()
     assert w.kafka.commits == []
     assert not w.consumer.caught_up
+    w.turn()
+    assert w.kafka.commits == [{0: 1}]
+
+
+def test_a_commit_that_the_client_refuses_is_due_again(world):
+    def refuse(offsets, asynchronous):
+        w.kafka.commit = commit
+        raise KafkaException(KafkaError(KafkaError._STATE))
+
+    w: Any = world([message(0)], [])
+    commit, w.kafka.commit = w.kafka.commit, refuse
+    w.turn()
+    assert w.kafka.commits == []
     w.turn()
     assert w.kafka.commits == [{0: 1}]
 
@@ -550,6 +563,15 @@ def test_stop_is_heard_while_kafka_is_absent_at_assignment(world):
     assert w.kafka.closed
 
 
+def test_a_long_absence_of_kafka_leaves_the_group(world):
+    w: World = world()
+    w.kafka.turns = [lambda: w.kafka.assign(4)]
+    w.topics = [KafkaUnavailable("away")] * 200
+    with pytest.raises(KafkaUnavailable):
+        w.consumer.run(until=lambda: False)
+    assert w.kafka.closed
+
+
 def test_a_failure_leaves_the_group(world):
     w = world([message(0)])
     w.table.troubles = [refusal("AccessDeniedException")]
@@ -912,9 +934,10 @@ def test_the_client_of_a_consumer_that_its_group_has_lost_is_dropped(world):
     w.group = EMPTY
     client, w.kafka.close = weakref.ref(w.kafka), Event().wait
     del w.kafka
-    with pytest.raises(StartOver, match="not in its group"):
+    with pytest.raises(StartOver, match="not in its group") as lost:
         w.consumer.run(until=lambda: False)
     assert client() is None
+    assert lost.traceback  # whose frames must not hold the client either
 
 
 def test_a_consumer_that_never_got_an_assignment_begins_anew(clock):
