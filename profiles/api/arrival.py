@@ -1,7 +1,7 @@
 """Arrival: a request as it comes in on the event loop.
 
 In: ASGI's scope and messages. Out: a WSGI environ, and the body within limits of bytes
-and time. No thread waits for a client. Knows no Django.
+and time. No thread waits for a client. Does not know who answers.
 """
 
 from __future__ import annotations
