@@ -22,6 +22,9 @@ GRACE_S = 5.0
 RATE = 64 * 1024
 """A body has GRACE_S, and a second more for each RATE bytes that have arrived."""
 
+FEW = 128
+"""Remembered: a client may send any head, of up to 32 KiB."""
+
 QUEUE_S = 2.0
 """How long a large body may wait for memory."""
 
@@ -167,12 +170,12 @@ class _Deadline:
             self._is_over = self._task.cancel()
 
 
-@lru_cache(1024)
+@lru_cache(FEW)
 def _path(raw: bytes) -> str:
     return unquote_to_bytes(raw).decode("latin-1")
 
 
-@lru_cache(1024)
+@lru_cache(FEW)
 def _key(name: bytes) -> str:
     """A header's name in the environ; empty for one that has an underscore."""
     if b"_" in name:

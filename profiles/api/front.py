@@ -227,7 +227,7 @@ def _lower(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
-@lru_cache(256)
+@lru_cache(arrival.FEW)
 def _media_type(content_type: str) -> str:
     return parse_header_parameters(content_type)[0]
 
