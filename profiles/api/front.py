@@ -206,6 +206,7 @@ async def _live(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            posting.publisher()  # one, before two threads ask for it
             Thread(target=posting.connect, name="connect", daemon=True).start()
             await send({"type": "lifespan.startup.complete"})
         else:
