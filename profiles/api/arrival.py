@@ -1,7 +1,7 @@
 """Arrival: a request as it comes in on the event loop.
 
 In: ASGI's scope and messages. Out: a WSGI environ, and the body within limits of bytes
-and time. No thread waits for a client. Knows no Django.
+and time. No thread waits for a client. Does not know who answers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from profiles.runtime.gates import Full
 GRACE_S = 5.0
 RATE = 64 * 1024
 """A body has GRACE_S, and a second more for each RATE bytes that have arrived."""
+
+FEW = 128
+"""Remembered: a client may send any head, of up to 32 KiB."""
 
 QUEUE_S = 2.0
 """How long a large body may wait for memory."""
@@ -167,12 +170,12 @@ class _Deadline:
             self._is_over = self._task.cancel()
 
 
-@lru_cache(1024)
+@lru_cache(FEW)
 def _path(raw: bytes) -> str:
     return unquote_to_bytes(raw).decode("latin-1")
 
 
-@lru_cache(1024)
+@lru_cache(FEW)
 def _key(name: bytes) -> str:
     """A header's name in the environ; empty for one that has an underscore."""
     if b"_" in name:

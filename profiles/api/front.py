@@ -206,6 +206,7 @@ async def _live(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            posting.publisher()  # one, before two threads ask for it
             Thread(target=posting.connect, name="connect", daemon=True).start()
             await send({"type": "lifespan.startup.complete"})
         else:
@@ -227,7 +228,7 @@ def _lower(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
-@lru_cache(256)
+@lru_cache(arrival.FEW)
 def _media_type(content_type: str) -> str:
     return parse_header_parameters(content_type)[0]
 

@@ -60,7 +60,7 @@ def admit(request: HttpRequest) -> None:
         raise NotAcceptable
 
 
-@lru_cache(256)
+@lru_cache(128)
 def _takes_json(accept: str) -> bool:
     request = HttpRequest()
     request.META["HTTP_ACCEPT"] = accept

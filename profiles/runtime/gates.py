@@ -78,16 +78,11 @@ class Budget:
     """
 
     def __init__(self, most: int) -> None:
-        self.most = most
+        self._most = most
         self._used = 0
         self._moved_at = 0.0
         self._queue: deque[_Share] = deque()
         self._lock = Lock()
-
-    @property
-    def is_unused(self) -> bool:
-        """Whether nothing is under way."""
-        return not self._used
 
     def take(self, amount: int) -> bool:
         """Whether there is room for this amount; it then has to be given back."""
@@ -127,7 +122,7 @@ class Budget:
             raise
 
     def _take(self, amount: int) -> bool:
-        if self._used and self._used + amount > self.most:
+        if self._used and self._used + amount > self._most:
             return False
         if not self._used:
             self._moved_at = time.monotonic()

@@ -547,7 +547,7 @@ def test_a_large_body_keeps_its_room_until_it_is_answered(
 
     monkeypatch.setattr(publisher, "publish_all", publish_all)
     assert post(LARGE).status_code == 202
-    assert room.is_unused
+    assert room._used == 0
 
 
 def test_a_large_body_that_is_refused_gives_its_room_back(post, room):
@@ -555,7 +555,7 @@ def test_a_large_body_that_is_refused_gives_its_room_back(post, room):
         assert post(LARGE[1:]).status_code == 413
         assert post(LARGE[:-1]).status_code == 400
     assert post(LARGE).status_code == 202
-    assert room.is_unused
+    assert room._used == 0
 
 
 def test_an_object_of_its_own_is_held_to_the_record_limit(post):

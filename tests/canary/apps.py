@@ -29,6 +29,14 @@ class CanaryConfig(AppConfig):
         _fall(serializers, "decode", lambda given: given[0].value)
         _fall(items, "profile", lambda given: given[0])
         _fall(Publisher, "publish_all", lambda given: [u.value for u in given[1]])
+        # What the front calls in their place.
+        _fall(serializers, "parse_at_once", lambda given: given[0], fault="parse")
+        _fall(
+            Publisher,
+            "publish_awaited",
+            lambda given: [u.value for u in given[1]],
+            fault="publish_all",
+        )
         _fall(BaseClient, "_make_api_call", lambda given: given[2], _quoting)
 
 
@@ -37,12 +45,13 @@ def _fall(
     name: str,
     told: Callable[[Any], object],
     error: Callable[[str], Exception] = RuntimeError,
+    fault: str = "",
 ) -> None:
     sound = getattr(owner, name)
 
     @wraps(sound)
     def falls(*given: Any) -> Any:
-        if f"fall:{name}" in (text := str(told(given))):
+        if f"fall:{fault or name}" in (text := str(told(given))):
             raise error(text)
         return sound(*given)
 
