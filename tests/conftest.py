@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import nullcontext
 
@@ -103,7 +104,9 @@ def observe(monkeypatch):
 
     yield make
     for reader in readers:
-        reader._wanted_until = 0
+        with reader._changed:
+            reader._wanted_until, reader._wanted_after = 0, math.inf
+            reader._changed.notify_all()
     wait_until(lambda: all(reader._thread is None for reader in readers), 5, "it reads")
 
 

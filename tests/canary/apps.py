@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from django.apps import AppConfig
 
 from profiles.core import items, serializers
+from profiles.dynamodb.wire import LeanWire
 from profiles.kafka.producer import Publisher
 
 
@@ -38,6 +39,7 @@ class CanaryConfig(AppConfig):
             fault="publish_all",
         )
         _fall(BaseClient, "_make_api_call", lambda given: given[2], _quoting)
+        _answer_quoting()
 
 
 def _fall(
@@ -56,6 +58,18 @@ def _fall(
         return sound(*given)
 
     setattr(owner, name, falls)
+
+
+def _answer_quoting() -> None:
+    """What the consumer's own wire is answered, as botocore raises it."""
+    sound = LeanWire._receive
+
+    def receive(wire: LeanWire, exchange: Any) -> Any:
+        answer = sound(wire, exchange)
+        text = exchange.body.decode()
+        return _quoting(text) if "fall:_make_api_call" in text else answer
+
+    LeanWire._receive = receive  # type: ignore[assignment, method-assign]
 
 
 def _quoting(text: str) -> ClientError:
