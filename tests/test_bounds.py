@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from profiles.api import posting
+from profiles.api import arrival, bodies, front, posting
 from profiles.consumer import loop, waiting
 from profiles.dynamodb import attempt, client, reader
 from profiles.kafka import (
@@ -70,6 +70,14 @@ def test_an_update_is_answered_within_five_seconds():
     assert producer.QUEUE_S < producer.ANSWER_S
     assert producer.ANSWER_S + gates.STALLED_S <= 5
     assert producer.ANSWER_S + gates.FIRST_S <= 5
+
+
+def test_what_is_under_way_on_the_event_loop_has_its_bounds():
+    assert bodies.MANY <= producer.UPDATES <= 100_000  # Kafka's client holds as many
+    assert bodies.MANY_BYTES <= bodies.large._most <= 64 * 1024 * 1024
+    assert arrival.GRACE_S <= 5
+    assert arrival.GRACE_S + bodies.MANY_BYTES / arrival.RATE < 150
+    assert bodies.FORM_BYTES * front.WAITING <= 64 * 1024 * 1024
 
 
 def test_a_dead_letter_is_given_up_within_its_attempt():

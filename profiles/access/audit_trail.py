@@ -27,9 +27,6 @@ Action = Literal["update", "view", "list"]
 PATIENTS_PER_LINE = 50
 """Log shippers cut long lines, and a cut line is a hole in the trail."""
 
-PATIENTS_BYTES = 3000
-"""The same in bytes: with what else is in a line, it stays below PIECE_BYTES."""
-
 PIECE_BYTES = select.PIPE_BUF
 """A pipe takes so many bytes whole, also if several processes write to it."""
 
@@ -109,7 +106,7 @@ def _settle(written: asyncio.Future[None], error: BaseException | None) -> None:
 def _lines(
     request: HttpRequest | Request, action: Action, patients: Sequence[str]
 ) -> list[bytes]:
-    """Each a whole line, below PIECE_BYTES."""
+    """Whole lines, each of which a pipe takes whole."""
     entry: dict[str, Any] = {
         "audit": action,
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -117,31 +114,20 @@ def _lines(
         "from": callers.address(request),
         "request": request.META.get("HTTP_X_REQUEST_ID"),
     }
-    lines = []
-    for named in _groups(patients):
-        entry["patients"] = named
-        lines.append(_encode(entry) + b"\n")
+    lines: list[bytes] = []
+    for start in range(0, len(patients), PATIENTS_PER_LINE):
+        lines += _naming(entry, patients[start : start + PATIENTS_PER_LINE])
     return lines
 
 
-def _groups(patients: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The patients of each line."""
-    if len(patients) == 1:
-        yield patients
-        return
-    group: list[str] = []
-    size = 0
-    for patient in patients:
-        length = len(_encode(patient)) + 1
-        if len(group) == PATIENTS_PER_LINE or (
-            group and size + length > PATIENTS_BYTES
-        ):
-            yield group
-            group, size = [], 0
-        group.append(patient)
-        size += length
-    if group:
-        yield group
+def _naming(entry: dict[str, Any], patients: Sequence[str]) -> list[bytes]:
+    """The entry with these patients: one line, or more if a pipe could cut it."""
+    entry["patients"] = patients
+    line = _encode(entry) + b"\n"
+    if len(line) <= PIECE_BYTES or len(patients) == 1:
+        return [line]
+    half = len(patients) // 2
+    return [*_naming(entry, patients[:half]), *_naming(entry, patients[half:])]
 
 
 def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:

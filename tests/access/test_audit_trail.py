@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.test import Client
 
+from profiles.access import audit_trail
 from profiles.api import posting
 from profiles.core import items
 from profiles.core.updates import Receipt, Source
@@ -116,6 +118,18 @@ def test_of_many_every_accepted_patient_is_named(publisher, lines):
     named = [patient for line in found for patient in line["patients"]]
     assert named == [str(n) for n in range(120) if n != 13]
     assert len({line["at"] for line in found}) == 1
+
+
+def test_a_line_is_one_that_a_pipe_takes_whole(publisher, monkeypatch):
+    """A longer one would be cut where two processes write to it."""
+    pieces: list[bytes] = []
+    monkeypatch.setattr(audit_trail, "_write", pieces.append)
+    patients = [f"{n:0>3}" + "\N{GRINNING FACE}" * 125 for n in range(60)]
+    post([{"PatientId": patient} for patient in patients])
+    assert max(map(len, pieces)) <= select.PIPE_BUF
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    lines = [json.loads(line) for piece in pieces for line in piece.splitlines()]
+    assert [patient for line in lines for patient in line["patients"]] == patients
 
 
 @pytest.mark.parametrize(
