@@ -98,8 +98,9 @@ class BotocoreWire:
 class _Exchange:
     """One call, and the connection that it is under way on.
 
-    `kept` is whether an earlier call was answered on this connection. `reasons` are
-    those for which the call was sent again, each once.
+    `kept` is whether an earlier call was answered on this connection. It was signed by
+    `credentials` and by a clock that was set by `skew_s`. `reasons` are those for which
+    the call was sent again, each once.
     """
 
     call: Any
@@ -109,6 +110,7 @@ class _Exchange:
     connection: socket.socket = field(init=False)
     kept: bool = field(init=False)
     credentials: Credentials = field(init=False)
+    skew_s: float = field(init=False)
     reasons: set[str] = field(default_factory=set)
 
     def is_new(self, reason: str) -> bool:
@@ -219,9 +221,8 @@ class LeanWire:
             return True
         date = parsedate_tz(answer.headers.get("date", ""))
         if code in _SKEWED and date and exchange.is_new("skewed"):
-            skew_s = mktime_tz(date) - time.time()
-            before_s, self._clock_skew_s = self._clock_skew_s, skew_s
-            return abs(skew_s - before_s) > SKEW_S
+            self._clock_skew_s = mktime_tz(date) - time.time()
+            return abs(self._clock_skew_s - exchange.skew_s) > SKEW_S
         return False
 
     def _request(self, exchange: _Exchange) -> bytes:
@@ -229,7 +230,8 @@ class LeanWire:
         exchange.credentials = self._find_credentials()
         with reading_credentials():
             keys = exchange.credentials.get_frozen_credentials()  # renews what expires
-        now = time.time() + self._clock_skew_s
+        exchange.skew_s = self._clock_skew_s
+        now = time.time() + exchange.skew_s
         headers = sign(self._target, HEADERS, exchange.body, keys, now)
         headers["content-length"] = str(len(exchange.body))
         lines = (f"{name.title()}: {value}\r\n" for name, value in headers.items())

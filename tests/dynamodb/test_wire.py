@@ -408,6 +408,20 @@ def test_a_clock_that_is_wrong_is_set_by_the_answer(lean, server):
     assert timedelta(seconds=3590) < second - first < timedelta(seconds=3610)
 
 
+def test_a_clock_that_is_wrong_stops_none_of_the_calls_under_way(lean, server):
+    """All of them were signed by it; the first answer sets it for the others too."""
+    wrong = error("InvalidSignatureException", date=time.time() + 3600)
+    arrived = threading.Barrier(3)
+
+    def refuse(connection, request):
+        arrived.wait(5)
+        connection.sendall(wrong.data)
+
+    server.script = [*[refuse] * 3, *[written()] * 3]
+    answers = run(lean, 1, 1, 1)
+    assert [verdict(answer) for answer in answers.values()] == [["written"]] * 3
+
+
 def test_a_signature_that_is_wrong_at_the_right_time_stops_the_writer(lean, server):
     server.script = [error("InvalidSignatureException")]
     assert verdict(run(lean)[0]) == "never: DynamoDB refuses table t: InvalidSignature"
