@@ -181,7 +181,7 @@ class LeanWire:
         """On a new connection where the call is sent again."""
         idle = None if exchange.reasons else self._connections.take_idle()
         exchange.kept = idle is not None
-        exchange.connection = idle or self._connections.open()
+        exchange.connection = idle or self._connections.open(exchange.deadline)
 
     def _receive(self, exchange: _Exchange) -> Answer | None:
         """The answer, or None: the call is under way again."""

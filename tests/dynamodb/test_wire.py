@@ -16,7 +16,7 @@ import pytest
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError
 
-from profiles.dynamodb import client, wire
+from profiles.dynamodb import client, connections, wire
 from profiles.dynamodb.client import StoreRefused, trouble
 from profiles.dynamodb.wire import BotocoreWire, LeanWire
 from tests.dynamodb.scripted import Reply, ScriptedServer, error, reply, written
@@ -41,9 +41,9 @@ def server():
 
 @pytest.fixture(params=["botocore", "lean"])
 def make(request, settings, monkeypatch):
-    """Makes one wire, or the other, to a URL. Both wait for answers for half a second."""
+    """Makes one wire, or the other, to a URL. Both wait a second for an answer."""
     for module in (client, wire):
-        monkeypatch.setattr(module, "READ_S", 0.5)
+        monkeypatch.setattr(module, "READ_S", 1)
 
     def make(url):
         settings.DYNAMODB_ENDPOINT_URL = url
@@ -101,6 +101,19 @@ def trickle(connection, request):
             time.sleep(0.01)
 
 
+def stream(piece):
+    """An answer without an end, in pieces; given up after some seconds."""
+
+    def answer(connection, request):
+        until = time.monotonic() + 3
+        with suppress(OSError):
+            connection.sendall(GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n")
+            while time.monotonic() < until:
+                connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+
+    return answer
+
+
 ITEM = {"PatientId": {"S": "1"}, "_fence:t:0": {"N": "7"}, "x": {"NULL": True}}
 REFUSED = {"Code": "ConditionalCheckFailed", "Message": "Secret", "Item": ITEM}
 NO_ANSWER = "later: the answer is no answer of DynamoDB: "
@@ -131,6 +144,16 @@ CASES: dict[str, tuple[Any, Any]] = {
             + b"\r\n0\r\n\r\n"
         ),
         ["written"],
+    ),
+    "in a chunk of less than nothing": (
+        Reply(
+            GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n", close=True
+        ),
+        "later: ",
+    ),
+    "of a length that no memory holds": (
+        Reply(GREETING + KIND + b"Content-Length: %d\r\n\r\n" % 2**62, close=True),
+        "later: ",
     ),
     "until the connection is closed": (
         Reply(b"HTTP/1.0 200 OK\r\n" + KIND + b"\r\n" + GOOD, close=True),
@@ -311,6 +334,53 @@ def test_a_server_that_answers_byte_by_byte_is_given_up_in_time(
     monkeypatch.setattr(wire, "READ_S", 0.3)
     server.script = [trickle]
     assert verdict(run(lean)[0]) == LATE
+
+
+def test_an_answer_without_an_end_is_given_up_in_time(lean, server, monkeypatch):
+    monkeypatch.setattr(wire, "READ_S", 0.3)
+    monkeypatch.setattr(connections, "MOST_BYTES", 10**12)
+    server.script = [stream(b"x" * 1000)]
+    assert verdict(run(lean)[0]) == LATE
+
+
+def test_an_answer_that_is_too_large_is_given_up(lean, server, monkeypatch):
+    monkeypatch.setattr(connections, "MOST_BYTES", 100_000)
+    server.script = [stream(b"x" * 10_000)]
+    assert verdict(run(lean)[0]) == CLOSED
+
+
+def test_a_chunk_that_no_memory_holds_is_given_up(lean, server):
+    head = GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n"
+    server.script = [Reply(head + b"%x\r\n" % 2**62 + GOOD, close=True)]
+    assert verdict(run(lean)[0]) == CLOSED
+
+
+def test_calls_that_are_lost_together_do_not_wait_for_each_other(
+    lean, server, monkeypatch
+):
+    """A balancer closes all connections, and the network drops the new ones."""
+    monkeypatch.setattr(wire, "READ_S", 0.5)
+    arrived = threading.Barrier(4)
+    waited: list[float] = []
+
+    def close(connection, request):
+        arrived.wait(5)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    def drop(address, seconds):
+        waited.append(seconds)
+        time.sleep(seconds)
+        raise TimeoutError
+
+    server.script = [written()] * 4
+    run(lean, 1, 1, 1, 1)
+    server.script = [close] * 4
+    monkeypatch.setattr(connections, "CONNECT_S", 0.4)
+    monkeypatch.setattr(socket, "create_connection", drop)
+    answers = run(lean, 1, 1, 1, 1)
+    late = "later: DynamoDB does not answer (ConnectTimeoutError)"
+    assert {verdict(answer) for answer in answers.values()} == {late}
+    assert sum(waited) <= 0.5
 
 
 def test_calls_are_under_way_together_and_answered_in_any_order(lean, server):
