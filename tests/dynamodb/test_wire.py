@@ -110,6 +110,7 @@ def stream(piece):
             connection.sendall(GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n")
             while time.monotonic() < until:
                 connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+            connection.shutdown(socket.SHUT_RDWR)
 
     return answer
 
