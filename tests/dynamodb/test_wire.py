@@ -226,6 +226,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "200 that is a page by another name": (reply(b"<html>"), NO_JSON),
     "200 that is a list": (reply([]), NO_JSON),
     "200 that is no UTF-8": (reply(b'{"Responses":["\xff"]}'), NO_JSON),
+    "200 that is nested too deeply": (reply(b'{"x":' + b"[" * 100_000), NO_JSON),
     "200 whose JSON was cut": (reply(GOOD[:-5]), NO_JSON),
     "200 that is empty": (reply({}), NO_JSON),
     "200 with too few responses": (reply({"Responses": []}), INCOMPLETE),
@@ -354,6 +355,11 @@ def test_a_chunk_that_no_memory_holds_is_given_up(lean, server):
     head = GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n"
     server.script = [Reply(head + b"%x\r\n" % 2**62 + GOOD, close=True)]
     assert verdict(run(lean)[0]) == CLOSED
+
+
+def test_an_error_that_is_nested_too_deeply_is_its_status(lean, server):
+    server.script = [reply(b'{"x":' + b"[" * 100_000, 500)]
+    assert verdict(run(lean)[0]) == "later: DynamoDB answers 500"
 
 
 def test_calls_that_are_lost_together_do_not_wait_for_each_other(
