@@ -29,6 +29,7 @@ from botocore.utils import get_environ_proxies
 
 from profiles.dynamodb.answers import (
     MEDIA_TYPE,
+    AnswerInvalid,
     Batch,
     Response,
     read_answer,
@@ -189,17 +190,16 @@ class LeanWire:
             answer = receive(exchange.connection, exchange.deadline)
         except (OSError, HTTPException) as error:
             return self._lost(exchange, error)
-        if answer.closes:
-            exchange.connection.close()
+        result = _read(answer, exchange.statements)
+        if answer.closes or isinstance(result, AnswerInvalid):
+            exchange.connection.close()  # the next answer may be no answer either
         else:
             self._connections.give_back(exchange.connection)
-        try:
-            return _read(answer, exchange.statements)
-        except ClientError as error:
-            again = self._may_send_again(exchange, code_of(error), answer)
-            return self._send(exchange) if again else error
-        except BotoCoreError as error:
-            return error
+        if isinstance(result, ClientError) and self._may_send_again(
+            exchange, code_of(result), answer
+        ):
+            return self._send(exchange)
+        return result
 
     def _lost(self, exchange: _Exchange, error: Exception) -> Answer | None:
         """A connection that failed. One that was kept may have been closed meanwhile."""
@@ -252,10 +252,12 @@ def _exchange(call: Any, statements: Statements) -> _Exchange:
     return _Exchange(call, body, len(statements), time.monotonic() + READ_S)
 
 
-def _read(answer: HttpAnswer, statements: int) -> list[Response]:
-    """Raises ClientError or AnswerInvalid."""
+def _read(answer: HttpAnswer, statements: int) -> Answer:
     if answer.status != 200:
-        raise read_error(answer.status, answer.body, OPERATION)
+        return read_error(answer.status, answer.body, OPERATION)
     kind, checksum = map(answer.headers.get, ("content-type", "x-amz-crc32"))
-    batch: Batch = read_answer(OPERATION, kind, checksum, answer.body)
-    return batch.of(statements)
+    try:
+        batch: Batch = read_answer(OPERATION, kind, checksum, answer.body)
+        return batch.of(statements)
+    except AnswerInvalid as error:
+        return error

@@ -288,6 +288,14 @@ def test_a_connection_is_kept(make, server):
     assert [request.connection for request in server.requests] == [1, 1, 1]
 
 
+def test_a_connection_with_another_calls_answer_is_not_kept(lean, server):
+    """Each call would take the answer of the one before it for its own."""
+    server.script = [written(2), written()]
+    assert verdict(run(lean)[0]) == INCOMPLETE
+    assert verdict(run(lean)[0]) == ["written"]
+    assert [request.connection for request in server.requests] == [1, 2]
+
+
 @pytest.mark.parametrize("last", [b"", reply(b"", 408, "text/html").data])
 def test_a_connection_that_was_closed_between_calls_costs_none(make, server, last):
     """Some proxies say 408 before they close one that is idle."""
