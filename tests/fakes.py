@@ -204,6 +204,7 @@ class FakeKafkaConsumer:
 
     def consume(self, number: int, timeout: float) -> list[Any]:
         """Waits, unless one message is enough and there is one."""
+        assert number > 0, "librdkafka's client raises ValueError"
         is_there = self.turns and isinstance(self.turns[0], list) and self.turns[0]
         if not (is_there and number == 1):
             self.clock.now += timeout

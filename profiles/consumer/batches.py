@@ -6,8 +6,10 @@ may be committed once both are written. Performs no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
 
 from profiles.consumer.assignment import End
 from profiles.core import serializers
@@ -16,23 +18,25 @@ from profiles.core.updates import MergedUpdate, merge
 
 BATCH_RECORDS = 2000
 BATCH_BYTES = 4 * 1024 * 1024
-"""Of values, those of dead letters too."""
+"""Of keys, values and headers, those of dead letters too."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Batch:
     """What is to be written, and what to commit after that.
 
-    `updates` are in the order of the log; `merge` leaves one of each patient. `ends` are
-    by partition. `applied` and `already` count what is written: changed, and refused by
-    the fence.
+    `updates` are in the order of the log; `merge` leaves one of each patient. `ends`,
+    `headers` and `bytes` are by partition. `applied` and `already` count what is written:
+    changed, and refused by the fence.
     """
 
     updates: list[MergedUpdate] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     ends: dict[int, End] = field(default_factory=dict)
-    headers: list[Headers] = field(default_factory=list, repr=False)
-    bytes: int = 0
+    headers: dict[int, list[Headers]] = field(default_factory=dict, repr=False)
+    bytes: dict[int, int] = field(default_factory=dict)
     applied: int = 0
     already: int = 0
 
@@ -42,18 +46,26 @@ class Batch:
         return len(self.updates) + len(self.letters)
 
     @property
+    def carried(self) -> list[Headers]:
+        """The headers of each record."""
+        return [*chain.from_iterable(self.headers.values())]
+
+    @property
     def room(self) -> int:
         """The number of records that may still be added."""
-        return BATCH_RECORDS - len(self.headers) if self.bytes < BATCH_BYTES else 0
+        if sum(self.bytes.values()) >= BATCH_BYTES:
+            return 0
+        return max(0, BATCH_RECORDS - sum(map(len, self.headers.values())))
 
     def add(self, record: Record, epoch: int, partitions: int) -> None:
         """Decode the next record of its partition; an invalid one is a dead letter.
 
         `epoch` is its leader's. Keys are placed by the number of `partitions`.
         """
-        self.headers.append(record.headers)
-        self.bytes += len(record.value or b"")
-        self.ends[record.source.partition] = End(record.offset + 1, epoch)
+        partition = record.source.partition
+        self.headers.setdefault(partition, []).append(record.headers)
+        self.bytes[partition] = self.bytes.get(partition, 0) + _bytes(record)
+        self.ends[partition] = End(record.offset + 1, epoch)
         try:
             update = serializers.decode(record, partitions)
         except InvalidRecord as reason:
@@ -72,10 +84,22 @@ class Batch:
 
     def drop(self, revoked: Collection[int]) -> None:
         """Forget all of partitions that were revoked."""
-        self.ends = {p: end for p, end in self.ends.items() if p not in revoked}
+        self.ends = _without(revoked, self.ends)
+        self.headers = _without(revoked, self.headers)
+        self.bytes = _without(revoked, self.bytes)
         self.letters = [
             letter
             for letter in self.letters
             if letter.record.source.partition in self.ends
         ]
         self.keep(self.updates)
+
+
+def _without(revoked: Collection[int], by_partition: Mapping[int, T]) -> dict[int, T]:
+    return {p: each for p, each in by_partition.items() if p not in revoked}
+
+
+def _bytes(record: Record) -> int:
+    """Any of a record's parts may be large: not only the API writes to the topic."""
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers

@@ -34,9 +34,10 @@ class OffsetCommitter:
     def settle(self, batch: Batch, seconds: float) -> None:
         """Note that a batch is written; that took so many seconds."""
         self._assignment.settle(batch.ends)
-        metrics.batch_records.observe(len(batch.headers))
+        carried = batch.carried
+        metrics.batch_records.observe(len(carried))
         self.report_lag(batch.ends)
-        requests = {tracing.request_id(carried) for carried in batch.headers} - {""}
+        requests = {tracing.request_id(headers) for headers in carried} - {""}
         log.info(
             "batch: applied=%d already=%d seconds=%.3f next=%s requests=%s",
             batch.applied,

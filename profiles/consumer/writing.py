@@ -87,7 +87,7 @@ class BatchWriter:
         """
         if self._prove() and self._changes.is_same_table():
             self._admit_former()
-            updates, headers = [*self.batch.updates], self.batch.headers
+            updates, headers = [*self.batch.updates], self.batch.carried
             self._attempt = self._thread.submit(self._apply_once, updates, headers)
 
     def wait(self, seconds: float) -> bool:

@@ -66,6 +66,9 @@ _FORMS: dict[str, Any] = {
 }
 
 
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 class AnswerInvalid(BotoCoreError):
     """An answer that DynamoDB has not given, or not as it has arrived."""
 
@@ -83,7 +86,7 @@ def read_answer(
     try:
         form = _FORMS.get(operation, dict[str, Any])
         return msgspec.json.decode(body, type=form)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _NOT_JSON:
         why = f"it is no JSON object of {operation}"
         raise AnswerInvalid(why=why) from None
 
@@ -92,7 +95,7 @@ def read_error(status: int, body: bytes, operation: str) -> ClientError:
     """The error of an answer with another status; without a code, its status is it."""
     try:
         error = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _NOT_JSON:
         error = {}
     code = str(error.get("__type", status)).partition(":")[0].rpartition("#")[2]
     message = str(error.get("message", error.get("Message", "")))

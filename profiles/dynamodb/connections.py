@@ -27,6 +27,15 @@ from botocore.httpsession import get_cert_path
 
 from profiles.dynamodb.client import CONNECT_S, StoreRefused
 
+MOST_BYTES = 32 * 1024 * 1024
+"""Of an answer: it may return 25 items of 400 KB."""
+
+PIECE_BYTES = 64 * 1024
+"""Of a body, read at a time: memory is not reserved for a length that is only announced."""
+
+ARRIVED_S = 0.05
+"""For an answer that has arrived when its deadline is over."""
+
 
 class Connections:
     """To one endpoint; raises StoreRefused where its certificates can't be verified."""
@@ -52,10 +61,11 @@ class Connections:
         """After an answer that was read to its end."""
         self._idle.append(connection)
 
-    def open(self) -> socket.socket:
+    def open(self, deadline: float) -> socket.socket:
         """A new one; raises a BotoCoreError."""
         try:
-            connection = socket.create_connection(self._address, CONNECT_S)
+            seconds = min(CONNECT_S, _left_s(deadline))
+            connection = socket.create_connection(self._address, seconds)
             return self._secure(connection)
         except TimeoutError:
             raise ConnectTimeoutError(endpoint_url=self._url) from None
@@ -98,10 +108,15 @@ def send(connection: socket.socket, request: bytes, deadline: float) -> None:
 
 def receive(connection: socket.socket, deadline: float) -> HttpAnswer:
     """Read one answer to its end; raises OSError or HTTPException."""
-    timed: Any = _Timed(connection, deadline)
+    timed: Any = _Timed(connection, max(deadline, time.monotonic() + ARRIVED_S))
     response = http.client.HTTPResponse(timed, method="POST")
-    response.begin()
-    body = response.read()
+    try:
+        response.begin()
+        body = b"".join(iter(lambda: response.read(PIECE_BYTES), b""))
+    except (ValueError, OverflowError):
+        raise http.client.HTTPException("a chunk of less than nothing") from None
+    if response.length:
+        raise http.client.IncompleteRead(body, response.length)
     return HttpAnswer(response.status, response.headers, body, response.will_close)
 
 
@@ -111,6 +126,7 @@ class _Timed(io.RawIOBase):
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self._connection = connection
         self._deadline = deadline
+        self._left_bytes = MOST_BYTES
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(self)
@@ -120,12 +136,19 @@ class _Timed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._connection.settimeout(_left_s(self._deadline))
-        return self._connection.recv_into(buffer)
+        received = self._connection.recv_into(buffer)
+        self._left_bytes -= received
+        if self._left_bytes < 0:
+            raise http.client.HTTPException("the answer is too large")
+        return received
 
 
 def _left_s(deadline: float) -> float:
-    """What has arrived is read after the deadline too."""
-    return max(deadline - time.monotonic(), 0.001)
+    """Raises TimeoutError where there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _has_news(connection: socket.socket) -> bool:

@@ -29,6 +29,7 @@ from botocore.utils import get_environ_proxies
 
 from profiles.dynamodb.answers import (
     MEDIA_TYPE,
+    AnswerInvalid,
     Batch,
     Response,
     read_answer,
@@ -98,8 +99,9 @@ class BotocoreWire:
 class _Exchange:
     """One call, and the connection that it is under way on.
 
-    `kept` is whether an earlier call was answered on this connection. `reasons` are
-    those for which the call was sent again, each once.
+    `kept` is whether an earlier call was answered on this connection. It was signed by
+    `credentials` and by a clock that was set by `skew_s`. `reasons` are those for which
+    the call was sent again, each once.
     """
 
     call: Any
@@ -109,6 +111,7 @@ class _Exchange:
     connection: socket.socket = field(init=False)
     kept: bool = field(init=False)
     credentials: Credentials = field(init=False)
+    skew_s: float = field(init=False)
     reasons: set[str] = field(default_factory=set)
 
     def is_new(self, reason: str) -> bool:
@@ -179,7 +182,7 @@ class LeanWire:
         """On a new connection where the call is sent again."""
         idle = None if exchange.reasons else self._connections.take_idle()
         exchange.kept = idle is not None
-        exchange.connection = idle or self._connections.open()
+        exchange.connection = idle or self._connections.open(exchange.deadline)
 
     def _receive(self, exchange: _Exchange) -> Answer | None:
         """The answer, or None: the call is under way again."""
@@ -187,17 +190,16 @@ class LeanWire:
             answer = receive(exchange.connection, exchange.deadline)
         except (OSError, HTTPException) as error:
             return self._lost(exchange, error)
-        if answer.closes:
-            exchange.connection.close()
+        result = _read(answer, exchange.statements)
+        if answer.closes or isinstance(result, AnswerInvalid):
+            exchange.connection.close()  # the next answer may be no answer either
         else:
             self._connections.give_back(exchange.connection)
-        try:
-            return _read(answer, exchange.statements)
-        except ClientError as error:
-            again = self._may_send_again(exchange, code_of(error), answer)
-            return self._send(exchange) if again else error
-        except BotoCoreError as error:
-            return error
+        if isinstance(result, ClientError) and self._may_send_again(
+            exchange, code_of(result), answer
+        ):
+            return self._send(exchange)
+        return result
 
     def _lost(self, exchange: _Exchange, error: Exception) -> Answer | None:
         """A connection that failed. One that was kept may have been closed meanwhile."""
@@ -219,9 +221,8 @@ class LeanWire:
             return True
         date = parsedate_tz(answer.headers.get("date", ""))
         if code in _SKEWED and date and exchange.is_new("skewed"):
-            skew_s = mktime_tz(date) - time.time()
-            before_s, self._clock_skew_s = self._clock_skew_s, skew_s
-            return abs(skew_s - before_s) > SKEW_S
+            self._clock_skew_s = mktime_tz(date) - time.time()
+            return abs(self._clock_skew_s - exchange.skew_s) > SKEW_S
         return False
 
     def _request(self, exchange: _Exchange) -> bytes:
@@ -229,7 +230,8 @@ class LeanWire:
         exchange.credentials = self._find_credentials()
         with reading_credentials():
             keys = exchange.credentials.get_frozen_credentials()  # renews what expires
-        now = time.time() + self._clock_skew_s
+        exchange.skew_s = self._clock_skew_s
+        now = time.time() + exchange.skew_s
         headers = sign(self._target, HEADERS, exchange.body, keys, now)
         headers["content-length"] = str(len(exchange.body))
         lines = (f"{name.title()}: {value}\r\n" for name, value in headers.items())
@@ -250,10 +252,12 @@ def _exchange(call: Any, statements: Statements) -> _Exchange:
     return _Exchange(call, body, len(statements), time.monotonic() + READ_S)
 
 
-def _read(answer: HttpAnswer, statements: int) -> list[Response]:
-    """Raises ClientError or AnswerInvalid."""
+def _read(answer: HttpAnswer, statements: int) -> Answer:
     if answer.status != 200:
-        raise read_error(answer.status, answer.body, OPERATION)
+        return read_error(answer.status, answer.body, OPERATION)
     kind, checksum = map(answer.headers.get, ("content-type", "x-amz-crc32"))
-    batch: Batch = read_answer(OPERATION, kind, checksum, answer.body)
-    return batch.of(statements)
+    try:
+        batch: Batch = read_answer(OPERATION, kind, checksum, answer.body)
+        return batch.of(statements)
+    except AnswerInvalid as error:
+        return error

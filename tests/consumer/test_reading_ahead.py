@@ -36,6 +36,7 @@ from tests.fakes import (
     FakeMessage,
     fake_time,
     message,
+    record_of,
     refusal,
 )
 
@@ -159,7 +160,7 @@ def test_a_batch_takes_what_is_there(world):
     assert w.kafka.commits == [{0: 300}]
 
 
-BOUNDS = [("BATCH_RECORDS", 200), ("BATCH_BYTES", 200 * len(message(0).value()))]
+BOUNDS = [("BATCH_RECORDS", 200), ("BATCH_BYTES", 200 * len(b"1" + message(0).value()))]
 
 
 @pytest.mark.parametrize(("bound", "value"), BOUNDS)
@@ -170,6 +171,19 @@ def test_a_batch_is_bounded(world, monkeypatch, bound, value):
     w.kafka.ready = [message(offset) for offset in range(1, 1000)]
     w.turn()
     assert w.kafka.commits == [{0: 200}]
+
+
+@pytest.mark.parametrize(
+    "large", [{"key": b"k" * 1000}, {"headers": [("h", b"v" * 1000)]}]
+)
+def test_large_keys_and_headers_are_of_a_batchs_bytes(monkeypatch, large):
+    """Another producer may send a thousand of them with one byte of value."""
+    monkeypatch.setattr(batches, "BATCH_BYTES", 2000)
+    batch = batches.Batch()
+    batch.add(record_of(b"1", **large), 7, TOPIC.partitions)
+    assert batch.room
+    batch.add(record_of(b"1", **large), 7, TOPIC.partitions)
+    assert not batch.room
 
 
 @pytest.mark.parametrize(("bound", "value"), BOUNDS)
@@ -253,6 +267,27 @@ def test_what_was_read_ahead_never_overtakes_what_comes_after_a_revocation(held)
     w.consumer.turn()
     w.turn()
     assert names(w.table, "5") == {"FirstName": "John"}
+
+
+@pytest.mark.parametrize(("bound", "value"), BOUNDS)
+def test_what_was_dropped_leaves_its_room(held, monkeypatch, bound, value):
+    """The table throttles while a full batch is read ahead, and the session is lost."""
+    monkeypatch.setattr(batches, bound, value)
+    monkeypatch.setattr(loop, "FETCH_RECORDS", 1)
+    w = held(message(0))
+    w.table.troubles = [throttled()]
+
+    def lose() -> None:
+        w.kafka.revoke(0)
+        w.kafka.assign(0)
+        w.kafka.ready = [message(offset) for offset in range(1, 1000)]
+
+    w.kafka.ready = [message(offset) for offset in range(1, 1000)]
+    w.kafka.turns = [lose, [message(0)]]
+    w.thread.patience = 300
+    w.consumer.turn()
+    w.turn()
+    assert w.kafka.commits == [{0: 200}]
 
 
 # Stopping and starting over

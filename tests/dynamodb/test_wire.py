@@ -16,7 +16,7 @@ import pytest
 from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, ClientError
 
-from profiles.dynamodb import client, wire
+from profiles.dynamodb import client, connections, wire
 from profiles.dynamodb.client import StoreRefused, trouble
 from profiles.dynamodb.wire import BotocoreWire, LeanWire
 from tests.dynamodb.scripted import Reply, ScriptedServer, error, reply, written
@@ -41,9 +41,9 @@ def server():
 
 @pytest.fixture(params=["botocore", "lean"])
 def make(request, settings, monkeypatch):
-    """Makes one wire, or the other, to a URL. Both wait for answers for half a second."""
+    """Makes one wire, or the other, to a URL. Both wait a second for an answer."""
     for module in (client, wire):
-        monkeypatch.setattr(module, "READ_S", 0.5)
+        monkeypatch.setattr(module, "READ_S", 1)
 
     def make(url):
         settings.DYNAMODB_ENDPOINT_URL = url
@@ -101,6 +101,20 @@ def trickle(connection, request):
             time.sleep(0.01)
 
 
+def stream(piece):
+    """An answer without an end, in pieces; given up after some seconds."""
+
+    def answer(connection, request):
+        until = time.monotonic() + 3
+        with suppress(OSError):
+            connection.sendall(GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n")
+            while time.monotonic() < until:
+                connection.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+            connection.shutdown(socket.SHUT_RDWR)
+
+    return answer
+
+
 ITEM = {"PatientId": {"S": "1"}, "_fence:t:0": {"N": "7"}, "x": {"NULL": True}}
 REFUSED = {"Code": "ConditionalCheckFailed", "Message": "Secret", "Item": ITEM}
 NO_ANSWER = "later: the answer is no answer of DynamoDB: "
@@ -131,6 +145,16 @@ CASES: dict[str, tuple[Any, Any]] = {
             + b"\r\n0\r\n\r\n"
         ),
         ["written"],
+    ),
+    "in a chunk of less than nothing": (
+        Reply(
+            GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n", close=True
+        ),
+        "later: ",
+    ),
+    "of a length that no memory holds": (
+        Reply(GREETING + KIND + b"Content-Length: %d\r\n\r\n" % 2**62, close=True),
+        "later: ",
     ),
     "until the connection is closed": (
         Reply(b"HTTP/1.0 200 OK\r\n" + KIND + b"\r\n" + GOOD, close=True),
@@ -202,6 +226,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     "200 that is a page by another name": (reply(b"<html>"), NO_JSON),
     "200 that is a list": (reply([]), NO_JSON),
     "200 that is no UTF-8": (reply(b'{"Responses":["\xff"]}'), NO_JSON),
+    "200 that is nested too deeply": (reply(b'{"x":' + b"[" * 100_000), NO_JSON),
     "200 whose JSON was cut": (reply(GOOD[:-5]), NO_JSON),
     "200 that is empty": (reply({}), NO_JSON),
     "200 with too few responses": (reply({"Responses": []}), INCOMPLETE),
@@ -263,6 +288,14 @@ def test_a_connection_is_kept(make, server):
     assert [request.connection for request in server.requests] == [1, 1, 1]
 
 
+def test_a_connection_with_another_calls_answer_is_not_kept(lean, server):
+    """Each call would take the answer of the one before it for its own."""
+    server.script = [written(2), written()]
+    assert verdict(run(lean)[0]) == INCOMPLETE
+    assert verdict(run(lean)[0]) == ["written"]
+    assert [request.connection for request in server.requests] == [1, 2]
+
+
 @pytest.mark.parametrize("last", [b"", reply(b"", 408, "text/html").data])
 def test_a_connection_that_was_closed_between_calls_costs_none(make, server, last):
     """Some proxies say 408 before they close one that is idle."""
@@ -311,6 +344,58 @@ def test_a_server_that_answers_byte_by_byte_is_given_up_in_time(
     monkeypatch.setattr(wire, "READ_S", 0.3)
     server.script = [trickle]
     assert verdict(run(lean)[0]) == LATE
+
+
+def test_an_answer_without_an_end_is_given_up_in_time(lean, server, monkeypatch):
+    monkeypatch.setattr(wire, "READ_S", 0.3)
+    monkeypatch.setattr(connections, "MOST_BYTES", 10**12)
+    server.script = [stream(b"x" * 1000)]
+    assert verdict(run(lean)[0]) == LATE
+
+
+def test_an_answer_that_is_too_large_is_given_up(lean, server, monkeypatch):
+    monkeypatch.setattr(connections, "MOST_BYTES", 100_000)
+    server.script = [stream(b"x" * 10_000)]
+    assert verdict(run(lean)[0]) == CLOSED
+
+
+def test_a_chunk_that_no_memory_holds_is_given_up(lean, server):
+    head = GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n"
+    server.script = [Reply(head + b"%x\r\n" % 2**62 + GOOD, close=True)]
+    assert verdict(run(lean)[0]) == CLOSED
+
+
+def test_an_error_that_is_nested_too_deeply_is_its_status(lean, server):
+    server.script = [reply(b'{"x":' + b"[" * 100_000, 500)]
+    assert verdict(run(lean)[0]) == "later: DynamoDB answers 500"
+
+
+def test_calls_that_are_lost_together_do_not_wait_for_each_other(
+    lean, server, monkeypatch
+):
+    """A balancer closes all connections, and the network drops the new ones."""
+    monkeypatch.setattr(wire, "READ_S", 0.5)
+    arrived = threading.Barrier(4)
+    waited: list[float] = []
+
+    def close(connection, request):
+        arrived.wait(5)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    def drop(address, seconds):
+        waited.append(seconds)
+        time.sleep(seconds)
+        raise TimeoutError
+
+    server.script = [written()] * 4
+    run(lean, 1, 1, 1, 1)
+    server.script = [close] * 4
+    monkeypatch.setattr(connections, "CONNECT_S", 0.4)
+    monkeypatch.setattr(socket, "create_connection", drop)
+    answers = run(lean, 1, 1, 1, 1)
+    late = "later: DynamoDB does not answer (ConnectTimeoutError)"
+    assert {verdict(answer) for answer in answers.values()} == {late}
+    assert sum(waited) <= 0.5
 
 
 def test_calls_are_under_way_together_and_answered_in_any_order(lean, server):
@@ -406,6 +491,20 @@ def test_a_clock_that_is_wrong_is_set_by_the_answer(lean, server):
         for request in server.requests
     )
     assert timedelta(seconds=3590) < second - first < timedelta(seconds=3610)
+
+
+def test_a_clock_that_is_wrong_stops_none_of_the_calls_under_way(lean, server):
+    """All of them were signed by it; the first answer sets it for the others too."""
+    wrong = error("InvalidSignatureException", date=time.time() + 3600)
+    arrived = threading.Barrier(3)
+
+    def refuse(connection, request):
+        arrived.wait(5)
+        connection.sendall(wrong.data)
+
+    server.script = [*[refuse] * 3, *[written()] * 3]
+    answers = run(lean, 1, 1, 1)
+    assert [verdict(answer) for answer in answers.values()] == [["written"]] * 3
 
 
 def test_a_signature_that_is_wrong_at_the_right_time_stops_the_writer(lean, server):
