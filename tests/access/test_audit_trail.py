@@ -109,7 +109,7 @@ def admitted(request_id: str = "r-1") -> HttpRequest:
     """A request as the audit trail gets it."""
     request = HttpRequest()
     request.META = {"REMOTE_ADDR": "192.0.2.7", "HTTP_X_REQUEST_ID": request_id}
-    request.caller = callers.OPEN
+    request.caller = callers.OPEN  # type: ignore[attr-defined]
     return request
 
 
@@ -162,7 +162,9 @@ def test_a_request_that_is_cancelled_takes_no_other_line_with_it(lines):
 
 
 @pytest.mark.parametrize("output", ["none", "closed", "a pipe that nobody reads"])
-def test_without_standard_output_no_answer_says_accepted(publisher, monkeypatch, output):
+def test_without_standard_output_no_answer_says_accepted(
+    publisher, monkeypatch, output
+):
     with piped(monkeypatch) as other_end, monkeypatch.context() as patch:
         if output == "none":
             patch.setattr(sys, "stdout", None)
