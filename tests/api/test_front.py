@@ -511,12 +511,14 @@ def test_a_fault_is_500_and_logged_without_its_text(monkeypatch, caplog):
 def test_a_request_that_waits_too_long_for_a_thread_is_503(monkeypatch):
     monkeypatch.setattr(the_front, "QUEUE_S", 0.1)
     ends = threading.Event()
+    client = Asked(b"[7]")
     with ThreadPoolExecutor(1) as threads:
         threads.submit(ends.wait)
         django = Front(front.Django(True), threads)
-        client = Asked(b"[7]")
-        asyncio.run(serve(django, client))
-        ends.set()
+        try:
+            asyncio.run(asyncio.wait_for(serve(django, client), 5))
+        finally:
+            ends.set()
     assert client.status == 503
     assert django._waiting._used == 0
 
