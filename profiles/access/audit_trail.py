@@ -10,7 +10,7 @@ import asyncio
 import os
 import select
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +23,7 @@ from rest_framework.request import Request
 from profiles.access import callers
 
 Action = Literal["update", "view", "list"]
+Waiting = Sequence[asyncio.Future[None]]
 
 PATIENTS_PER_LINE = 50
 """Log shippers cut long lines, and a cut line is a hole in the trail."""
@@ -41,8 +42,7 @@ def note(
     `logging` is not used: no level or filter may silence the trail, and a write costs
     a quarter as much (ADR 0007).
     """
-    for piece in _pieces(_lines(request, action, patients)):
-        _write(piece)
+    _write_each(_pieces(_lines(request, action, patients)))
 
 
 class Turns:
@@ -57,7 +57,7 @@ class Turns:
         self._thread = ThreadPoolExecutor(1, "audit-trail")
         self._behind = 0  # turns that are in the thread's hands
         self._lines: list[bytes] = []
-        self._written: asyncio.Future[None] = loop.create_future()
+        self._waiting: list[asyncio.Future[None]] = []
 
     async def note(
         self, request: HttpRequest, action: Action, patients: Sequence[str]
@@ -69,38 +69,41 @@ class Turns:
         if not self._lines:
             self._loop.call_soon(self._end_turn)
         self._lines += lines
-        await self._written
+        written = self._loop.create_future()  # its own: a request may be cancelled
+        self._waiting.append(written)
+        await written
 
     def _end_turn(self) -> None:
-        pieces, written = [*_pieces(self._lines)], self._written
-        self._lines, self._written = [], self._loop.create_future()
+        pieces, waiting = [*_pieces(self._lines)], self._waiting
+        self._lines, self._waiting = [], []
         try:
             while pieces and not self._behind and _is_writable():
                 _write(pieces.pop(0))
-        except OSError as error:
-            return _settle(written, error)
+        except Exception as error:  # not only OSError: standard output may be closed
+            return _settle(waiting, error)
         if not pieces:
-            return _settle(written, None)
+            return _settle(waiting, None)
         self._behind += 1
-        rest = self._thread.submit(_write, b"".join(pieces))
-        rest.add_done_callback(partial(self._caught_up, written))
+        rest = self._thread.submit(_write_each, pieces)
+        rest.add_done_callback(partial(self._caught_up, waiting))
 
-    def _caught_up(self, written: asyncio.Future[None], rest: Future[None]) -> None:
+    def _caught_up(self, waiting: Waiting, rest: Future[None]) -> None:
         """Called in the thread."""
-        self._loop.call_soon_threadsafe(self._end_rest, written, rest.exception())
+        self._loop.call_soon_threadsafe(self._end_rest, waiting, rest.exception())
 
-    def _end_rest(
-        self, written: asyncio.Future[None], error: BaseException | None
-    ) -> None:
+    def _end_rest(self, waiting: Waiting, error: BaseException | None) -> None:
         self._behind -= 1
-        _settle(written, error)
+        _settle(waiting, error)
 
 
-def _settle(written: asyncio.Future[None], error: BaseException | None) -> None:
-    if error is not None:
-        written.set_exception(error)
-    else:
-        written.set_result(None)
+def _settle(waiting: Waiting, error: BaseException | None) -> None:
+    for written in waiting:
+        if written.done():  # its request was cancelled
+            continue
+        if error is not None:
+            written.set_exception(error)
+        else:
+            written.set_result(None)
 
 
 def _lines(
@@ -142,6 +145,12 @@ def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
         size += len(line)
     if piece:
         yield b"".join(piece)
+
+
+def _write_each(pieces: Iterable[bytes]) -> None:
+    """Write one piece after another: other processes may write between them."""
+    for piece in pieces:
+        _write(piece)
 
 
 def _write(piece: bytes) -> None:

@@ -33,10 +33,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
-class Gone(Exception):
-    """The client left before its body was complete: no answer reaches it."""
-
-
 def environ(scope: Scope) -> Environ:
     """The request's head as WSGI has it (PEP 3333), without a body.
 
@@ -85,7 +81,7 @@ class Arrival:
     async def body(self) -> bytes:
         """The bytes, without their chunks' frames. Then the length is in the environ.
 
-        Raises TooSlow, Unavailable or Gone.
+        Raises TooSlow, Unavailable or ParseError.
         """
         if self._meta.pop("HTTP_TRANSFER_ENCODING", None) is not None:
             self._meta["CONTENT_LENGTH"] = ""
@@ -106,30 +102,29 @@ class Arrival:
 
     async def _read(self, most: int, is_chunked: bool = False) -> bytes:
         deadline = _Deadline()
-        chunks: list[bytes] = []
-        arrived = 0
+        body = bytearray()  # not a list: a client may send each byte by itself
         try:
             while True:
                 message = await self._receive()
                 if message["type"] != "http.request":
-                    raise Gone
-                chunks.append(message.get("body", b""))
-                arrived += len(chunks[-1])
-                if arrived > bodies.ONE_BYTES and not self._taken:
+                    raise bodies.incomplete()
+                chunk = message.get("body", b"")
+                body += chunk
+                if len(body) > bodies.ONE_BYTES and not self._taken:
                     deadline.extend(QUEUE_S)
                     await self._take_room(most)
-                if arrived >= most or not message.get("more_body"):
+                if len(body) >= most or not message.get("more_body"):
                     break
-                deadline.extend(len(chunks[-1]) / RATE)
+                deadline.extend(len(chunk) / RATE)
         except asyncio.CancelledError:
             if deadline.is_over():
                 raise problems.TooSlow from None
             raise
         finally:
             deadline.end()
-        if arrived < most and not is_chunked:
-            raise Gone
-        return b"".join(chunks)
+        if len(body) < most and not is_chunked:
+            raise bodies.incomplete()
+        return bytes(body)
 
     async def _take_room(self, amount: int) -> None:
         """Wait for the memory of a large body. Raises Unavailable."""
@@ -139,6 +134,7 @@ class Arrival:
             except Full:
                 raise bodies.no_room() from None
         self._taken = amount
+        self._meta[bodies.HAS_ROOM] = True
 
 
 class _Deadline:

@@ -24,7 +24,6 @@ from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.middleware.security import SecurityMiddleware
 from django.utils.http import parse_header_parameters
-from rest_framework.exceptions import APIException
 
 from profiles.access import audit_trail, callers
 from profiles.api import arrival, bodies, posting, problems
@@ -38,6 +37,12 @@ log = logging.getLogger(__name__)
 LIVE = "/livez"
 WAITING = 1000
 """Most requests that wait for a thread: with a form each, 64 MiB."""
+
+QUEUE_S = 4.0
+"""How long a request may wait for a thread: below the 5 s of an answer."""
+
+LONGEST = 1000
+"""Longest Content-Type or Accept to read. Of 30 KB, Django takes up to a second."""
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -82,25 +87,19 @@ class Front:
             await _live(receive, send)
         elif scope["type"] == "http":
             environ = arrival.environ(scope)
+            _drop_what_takes_long(environ)
             arriving = Arrival(environ, receive)
             try:
                 answer = await self._answer(environ, arriving)
-            except arrival.Gone:
-                return
+            except Exception as error:
+                answer = self._refused(Posted(environ, b""), error)
             finally:
                 arriving.release()
             await _send(send, answer)
 
     async def _answer(self, environ: Environ, arriving: Arrival) -> Answer:
-        try:
-            body = await arriving.body()
-        except APIException as error:
-            return self._refused(Posted(environ, b""), error)
-        if (
-            environ["PATH_INFO"] == bodies.PATH
-            and environ["REQUEST_METHOD"] == "POST"
-            and "HTTP_PREFER" not in environ
-        ):
+        body = await arriving.body()
+        if _is_update(environ) and "HTTP_PREFER" not in environ:
             request = Posted(environ, body)
             if self._is_let_in(request):
                 return await self._post(request)
@@ -121,10 +120,7 @@ class Front:
     async def _post(self, request: Posted) -> Answer:
         """As the view's `post`, awaited."""
         tracing.name(request)
-        try:
-            answer = await self._published(request)
-        except Exception as error:
-            return self._refused(request, error)
+        answer = await self._published(request)
         posting.count_refused(answer.status)
         return answer.having(self._headers(request))
 
@@ -144,7 +140,8 @@ class Front:
 
     def _refused(self, request: Posted, error: Exception) -> Answer:
         response = posting.refusal(error)
-        posting.count_refused(response.status_code if response else 500)
+        if _is_update(request.environ):
+            posting.count_refused(response.status_code if response else 500)
         if response is None:
             response = response_for_exception(request, error)
         return Answer.of(response).having(self._headers(request))
@@ -170,19 +167,26 @@ class Front:
         if path in callers.PROBES:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._probes, self._call, environ)
-        try:
-            return await self._in_thread(self._call, environ)
-        except problems.Unavailable as error:
-            return self._refused(Posted(environ, b""), error)
+        return await self._in_thread(self._call, environ)
 
     async def _in_thread(self, work: Callable[[A], T], argument: A) -> T:
-        """Raises Unavailable if too many requests wait for a thread."""
+        """Raises Unavailable if too many requests wait for a thread, or this one for
+        QUEUE_S.
+        """
         if not self._waiting.take(1):
-            raise problems.Unavailable("Too many requests at a time. Send it again.")
-        loop = asyncio.get_running_loop()
+            raise _no_thread()
+        job = self._threads.submit(work, argument)
+        # What has begun can't be cancelled.
+        late = asyncio.get_running_loop().call_later(QUEUE_S, job.cancel)
         try:
-            return await loop.run_in_executor(self._threads, work, argument)
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise _no_thread() from None
         finally:
+            late.cancel()
             self._waiting.give_back(1)
 
     def _call(self, environ: Environ) -> Answer:
@@ -228,9 +232,30 @@ def _lower(name: str) -> bytes:
     return name.lower().encode("latin-1")
 
 
+def _is_update(environ: Environ) -> bool:
+    return (environ["REQUEST_METHOD"], environ["PATH_INFO"]) == ("POST", bodies.PATH)
+
+
+def _drop_what_takes_long(environ: Environ) -> None:
+    """Go on without a header that Django can't parse, or not at once."""
+    content_type = environ.get("CONTENT_TYPE", "")
+    if len(content_type) > LONGEST or _media_type(content_type) is None:
+        environ["CONTENT_TYPE"] = ""
+    if len(environ.get("HTTP_ACCEPT", "")) > LONGEST:
+        del environ["HTTP_ACCEPT"]
+
+
 @lru_cache(arrival.FEW)
-def _media_type(content_type: str) -> str:
-    return parse_header_parameters(content_type)[0]
+def _media_type(content_type: str) -> str | None:
+    """None if Django can't parse it."""
+    try:
+        return parse_header_parameters(content_type)[0]
+    except ValueError:
+        return None
+
+
+def _no_thread() -> problems.Unavailable:
+    return problems.Unavailable("Too many requests at a time. Send it again.")
 
 
 def _never(request: HttpRequest) -> HttpResponse:

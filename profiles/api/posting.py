@@ -64,7 +64,10 @@ def admit(request: HttpRequest) -> None:
 def _takes_json(accept: str) -> bool:
     request = HttpRequest()
     request.META["HTTP_ACCEPT"] = accept
-    return "*/*" in accept or request.accepts(bodies.JSON)
+    try:
+        return "*/*" in accept or request.accepts(bodies.JSON)
+    except ValueError:  # of a parameter's encoding
+        return False
 
 
 # Read

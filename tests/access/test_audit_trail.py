@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from django.http import HttpRequest
 from django.test import Client
 
-from profiles.access import audit_trail
+from profiles.access import audit_trail, callers
 from profiles.api import posting
 from profiles.core import items
 from profiles.core.updates import Receipt, Source
@@ -100,6 +103,78 @@ def test_the_lines_are_out_before_the_answer(publisher, monkeypatch):
     with piped(monkeypatch) as output:
         assert post({"PatientId": "7"}).status_code == 202
         assert json.loads(output.read(4096) or b"")["patients"] == ["7"]
+
+
+def admitted(request_id: str = "r-1") -> HttpRequest:
+    """A request as the audit trail gets it."""
+    request = HttpRequest()
+    request.META = {"REMOTE_ADDR": "192.0.2.7", "HTTP_X_REQUEST_ID": request_id}
+    request.caller = callers.OPEN  # type: ignore[attr-defined]
+    return request
+
+
+MANY = [f"patient-{number}" for number in range(10_000)]
+"""More than a pipe holds."""
+
+
+def test_what_a_slow_reader_gets_late_is_written_in_pieces_too(monkeypatch):
+    """A longer write would be torn where another process writes to the same pipe."""
+    sizes: list[int] = []
+    write = os.write
+
+    def noted(output: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(output, data)
+
+    async def read_to_the_end(output: Any) -> bytes:
+        trail = audit_trail.Turns(asyncio.get_running_loop())
+        noting = asyncio.create_task(trail.note(admitted(), "update", MANY))
+        read = b""
+        while not noting.done():
+            await asyncio.sleep(0)
+            read += output.read(65536) or b""
+        return read + (output.read(1_000_000) or b"")
+
+    with piped(monkeypatch) as output, monkeypatch.context() as patch:
+        patch.setattr(os, "write", noted)
+        read = asyncio.run(read_to_the_end(output))
+    named = [json.loads(line)["patients"] for line in read.splitlines()]
+    assert sum(named, []) == MANY
+    assert max(sizes) <= select.PIPE_BUF
+
+
+def test_a_request_that_is_cancelled_takes_no_other_line_with_it(lines):
+    async def two_requests() -> list[object]:
+        trail = audit_trail.Turns(asyncio.get_running_loop())
+        noting = [
+            asyncio.create_task(trail.note(admitted(patient), "update", [patient]))
+            for patient in ("7", "8")
+        ]
+        await asyncio.sleep(0)
+        noting[0].cancel()
+        async with asyncio.timeout(5):
+            return await asyncio.gather(*noting, return_exceptions=True)
+
+    cancelled, written = asyncio.run(two_requests())
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert written is None
+    assert [line["patients"] for line in lines()] == [["7"], ["8"]]
+
+
+@pytest.mark.parametrize("output", ["none", "closed", "a pipe that nobody reads"])
+def test_without_standard_output_no_answer_says_accepted(
+    publisher, monkeypatch, output
+):
+    with piped(monkeypatch) as other_end, monkeypatch.context() as patch:
+        if output == "none":
+            patch.setattr(sys, "stdout", None)
+        elif output == "closed":
+            sys.stdout.close()
+        else:
+            other_end.close()
+        client = Client(raise_request_exception=False)
+        answer = client.post("/patientprofile", '{"PatientId": "7"}', JSON)
+    assert answer.status_code == 500
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import json
 import os
 import sys
 import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from django.test import Client
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -18,13 +22,16 @@ from hypothesis import strategies as st
 
 from profiles.access import audit_trail, throttles, tokens
 from profiles.api import arrival, bodies, posting
+from profiles.api import front as the_front
 from profiles.api.front import Front
 from profiles.core import serializers
 from profiles.core.updates import Receipt, Source
-from profiles.kafka.producer import NotAcknowledged
+from profiles.kafka import producer
+from profiles.kafka.producer import NotAcknowledged, Publisher
+from profiles.kafka.topics import KafkaUnavailable
 from profiles.runtime.gates import Budget
 from tests import front, identity
-from tests.fakes import EitherWay
+from tests.fakes import TOPIC, EitherWay, FakeKafkaProducer
 
 JSON = "application/json"
 
@@ -127,6 +134,7 @@ HEADS: list[dict[str, Any]] = [
     {"content_type": "multipart/form-data; boundary=x"},
     {"headers": {"accept": "text/html"}},
     {"headers": {"accept": "application/json;q=0, */*"}},
+    {"headers": {"accept": "text/html; x*=unknown''y"}},
     {"headers": {"host": "evil.example"}},
     {"headers": {"host": ""}},
     {"headers": {"x-forwarded-for": "10.0.0.5"}},
@@ -373,7 +381,7 @@ def test_a_body_that_is_not_complete_when_its_client_leaves_is_not_published(
     client = Asked(UPDATE, CONTENT_LENGTH=str(len(UPDATE) + 1))
     client.chunks.append(None)
     asyncio.run(serve(Front(front.Django(True)), client))
-    assert (client.sent, published) == ([], [])
+    assert (client.status, published) == (400, [])
 
 
 def test_a_body_that_is_cut_short_is_not_published():
@@ -381,7 +389,7 @@ def test_a_body_that_is_cut_short_is_not_published():
     client = Asked(b"[" + UPDATE + b"]", CONTENT_LENGTH="900")
     client.ends = True
     asyncio.run(serve(Front(front.Django(True)), client))
-    assert client.sent == []
+    assert client.status == 400
 
 
 def test_a_large_body_takes_memory_only_once_it_arrives(impatient, monkeypatch):
@@ -403,6 +411,41 @@ def test_large_bodies_queue_for_memory(monkeypatch):
     assert bodies.large._used == 0
 
 
+@pytest.mark.parametrize("head", [{"HTTP_PREFER": "wait=1"}, {}], ids=["Prefer", ""])
+def test_a_large_body_takes_its_memory_once(monkeypatch, head):
+    """Also where Django's view answers, which takes it under another server."""
+    monkeypatch.setattr(bodies, "large", Budget(bodies.MANY_BYTES))
+    large = b"[" + UPDATE + b" " * 5_000_000 + b"]"
+    assert asked(large, **head)[0] == 202
+    assert bodies.large._used == 0
+
+
+class Trickling(Asked):
+    """A client that sends two bytes at a time."""
+
+    async def receive(self) -> Any:
+        await asyncio.sleep(0)
+        left = self.chunks[0] or b""
+        self.chunks[0] = left[2:]
+        return {"type": "http.request", "body": left[:2], "more_body": True}
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_memory():
+    """As objects of Python, they would take twenty times as much."""
+    client = Trickling(b" " * 20_000)
+
+    async def peak() -> int:
+        arriving = arrival.Arrival(arrival.environ(client.scope), client.receive)
+        tracemalloc.start()
+        try:
+            assert len(await arriving.body()) == 20_000
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert asyncio.run(peak()) < 10 * 20_000
+
+
 def test_a_form_over_its_limit_is_refused_unread(ways, db):
     form = b"x" * (bodies.FORM_BYTES + 1)
     for client in ways:
@@ -418,3 +461,136 @@ def test_a_header_with_an_underscore_passes_for_no_other():
     asyncio.run(serve(Front(front.Django(True)), head))
     assert head.status == 202
     assert (b"x-request-id", b"x") not in head.sent[0]["headers"]
+
+
+HOSTILE = 'application/json; b="' + ";" * 30_000
+"""Of such a header, Django takes a second."""
+
+
+@pytest.mark.parametrize("head", [HOSTILE, "application/json; charset*=unknown''x"])
+def test_a_content_type_that_django_can_not_parse_is_none(monkeypatch, head):
+    assert asked(UPDATE, CONTENT_TYPE=head)[0] == 415
+    probe = {"PATH_INFO": "/livez", "REQUEST_METHOD": "GET", "CONTENT_TYPE": head}
+    assert asked(b"", **probe)[0] == 200
+
+
+def test_an_accept_that_django_can_not_parse_is_406(ways):
+    for client in ways:
+        head = {"accept": "text/html; x*=unknown''y"}
+        answer = client.post("/patientprofile", UPDATE, JSON, headers=head)
+        assert answer.status_code == 406
+
+
+def test_an_accept_that_takes_long_to_parse_is_not_read(monkeypatch):
+    parsed: list[str] = []
+
+    def takes_json(accept: str) -> bool:
+        parsed.append(accept)
+        return True
+
+    monkeypatch.setattr(posting, "_takes_json", takes_json)
+    assert asked(UPDATE, HTTP_ACCEPT=HOSTILE)[0] == 202
+    assert parsed == ["*/*"]
+
+
+# Faults
+
+
+def test_a_fault_is_500_and_logged_without_its_text(monkeypatch, caplog):
+    async def fail(self: Any) -> bytes:
+        raise RuntimeError("a value of a profile")
+
+    monkeypatch.setattr(arrival.Arrival, "body", fail)
+    status, body = asked(UPDATE)
+    [record] = caplog.records
+    assert (status, json.loads(body)["status"]) == (500, 500)
+    assert record.exc_info is not None
+    assert "a value" not in body.decode() + record.getMessage()
+
+
+def test_a_request_that_waits_too_long_for_a_thread_is_503(monkeypatch):
+    monkeypatch.setattr(the_front, "QUEUE_S", 0.1)
+    ends = threading.Event()
+    client = Asked(b"[7]")
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(ends.wait)
+        django = Front(front.Django(True), threads)
+        try:
+            asyncio.run(asyncio.wait_for(serve(django, client), 5))
+        finally:
+            ends.set()
+    assert client.status == 503
+    assert django._waiting._used == 0
+
+
+# Ends
+
+
+class Publishing(Publisher):
+    """As the product's, before a Kafka that answers, stalls or fails."""
+
+    def __init__(self, kafka: str) -> None:
+        super().__init__(self._producer, self._topic_of_test, lambda *_: True, 4)
+        self.kafka = kafka
+        self.fake = FakeKafkaProducer(acks=kafka != "stalls")
+
+    def _producer(self) -> Any:
+        if self.kafka == "has no client":
+            raise KafkaException(KafkaError(KafkaError._FAIL))
+        return self.fake
+
+    def _topic_of_test(self) -> Any:
+        if self.kafka == "does not answer":
+            raise KafkaUnavailable("Kafka does not answer")
+        if self.kafka == "is a fault":
+            raise RuntimeError
+        return TOPIC
+
+
+LARGE = b"[" + UPDATE + b" " * bodies.ONE_BYTES + b"]"
+INVALID = LARGE[:-1] + b",7]"
+SENT: dict[str, tuple[int, list[bytes | None]]] = {
+    "nothing": (len(UPDATE), []),
+    "half of a small body": (len(UPDATE), [UPDATE[:9]]),
+    "half of a large body": (len(LARGE), [LARGE[:-1]]),
+    "half of a large body and leaves": (len(LARGE), [LARGE[:-1], None]),
+    "a small body": (len(UPDATE), [UPDATE]),
+    "a large body": (len(LARGE), [LARGE]),
+    "an invalid body": (len(INVALID), [INVALID]),
+}
+WHOLE = [part for part in SENT if part.startswith("a")]
+PARTIAL = sorted(SENT.keys() - WHOLE)
+KAFKAS = ["answers", "stalls", "has no client", "does not answer", "is a fault"]
+
+
+@pytest.mark.parametrize("head", [{}, {"HTTP_PREFER": "x"}], ids=["front", "Django"])
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["", "is cancelled"])
+@pytest.mark.parametrize(
+    ("sent", "kafka"),
+    [(part, "answers") for part in PARTIAL] + [*product(WHOLE, KAFKAS)],
+)
+def test_whatever_ends_a_request_it_gives_everything_back(
+    impatient, monkeypatch, sent, kafka, is_cancelled, head
+):
+    monkeypatch.setattr(producer, "ANSWER_S", 0.1)
+    monkeypatch.setattr(bodies, "large", Budget(bodies.MANY_BYTES))
+    publisher = Publishing(kafka)
+    monkeypatch.setattr(posting, "publisher", lambda: publisher)
+    length, parts = SENT[sent]
+
+    async def end(django: Front) -> None:
+        client = Asked(b"", **{"CONTENT_LENGTH": str(length), **head})
+        client.chunks = [*parts]
+        answered = asyncio.create_task(serve(django, client))
+        if is_cancelled:
+            await asyncio.wait([answered], timeout=0.01)
+            answered.cancel()
+        await asyncio.wait([answered])
+
+    with ThreadPoolExecutor(2) as threads:
+        django = Front(front.Django(True), threads)
+        asyncio.run(end(django))
+    if publisher._session is not None:
+        publisher._session.retire()
+    budgets = (bodies.large, publisher._budget, django._waiting)
+    assert [(budget._used, [*budget._queue]) for budget in budgets] == [(0, [])] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+from copy import deepcopy
 from typing import Any
 
 from django.conf import settings
@@ -11,7 +12,6 @@ from django.core.management.base import BaseCommand, CommandParser
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
-from granian.log import LOGGING_CONFIG
 
 from profiles.management import errors
 from profiles.runtime import metrics
@@ -58,15 +58,8 @@ class Command(BaseCommand):
             backlog=CONNECTIONS,
             backpressure=_connections(),
             workers_kill_timeout=15,
-            log_dictconfig={"handlers": _on_standard_error()},
+            log_dictconfig=deepcopy(settings.LOGGING),
         ).serve()
-
-
-def _on_standard_error() -> dict[str, Any]:
-    """Granian's log handlers: standard output is the audit trail's."""
-    handlers: Any = LOGGING_CONFIG["handlers"]
-    stderr = {"stream": "ext://sys.stderr"}
-    return {name: {**handler, **stderr} for name, handler in handlers.items()}
 
 
 def _connections() -> int:
