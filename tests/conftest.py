@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from contextlib import nullcontext
 
 # Before Django reads it: a shell that points at production must not meet a test.
@@ -35,6 +36,27 @@ def _no_connection_to_end(request, monkeypatch):
         monkeypatch.setattr(
             "profiles.access.callers.close_old_connections", lambda: None
         )
+
+
+@pytest.fixture(autouse=True)
+def _no_reader_of_the_table_outlives_its_test():
+    """Else it makes clients from the next test's settings, and takes its answers."""
+    from profiles.runtime.background import BackgroundReader
+
+    yield
+    for thread in threading.enumerate():
+        reader = getattr(getattr(thread, "_target", None), "__self__", None)
+        if thread.name == "DynamoDB" and isinstance(reader, BackgroundReader):
+            end(reader)
+            thread.join(10)
+            reader._wanted_after = -math.inf
+
+
+def end(reader):
+    """Let a background reader end after the reading that is under way."""
+    with reader._changed:
+        reader._wanted_until, reader._wanted_after = 0, math.inf
+        reader._changed.notify_all()
 
 
 @pytest.fixture(params=["django", "front"])
@@ -104,9 +126,7 @@ def observe(monkeypatch):
 
     yield make
     for reader in readers:
-        with reader._changed:
-            reader._wanted_until, reader._wanted_after = 0, math.inf
-            reader._changed.notify_all()
+        end(reader)
     wait_until(lambda: all(reader._thread is None for reader in readers), 5, "it reads")
 
 

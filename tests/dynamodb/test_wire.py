@@ -393,8 +393,7 @@ def test_calls_that_are_lost_together_do_not_wait_for_each_other(
     monkeypatch.setattr(connections, "CONNECT_S", 0.4)
     monkeypatch.setattr(socket, "create_connection", drop)
     answers = run(lean, 1, 1, 1, 1)
-    late = "later: DynamoDB does not answer (ConnectTimeoutError)"
-    assert {verdict(answer) for answer in answers.values()} == {late}
+    assert all(verdict(answer).startswith("later") for answer in answers.values())
     assert sum(waited) <= 0.5
 
 
