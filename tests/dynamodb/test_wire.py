@@ -101,11 +101,11 @@ def trickle(connection, request):
             time.sleep(0.01)
 
 
-def stream(piece):
-    """An answer without an end, in pieces; given up after some seconds."""
+def stream(piece, seconds=3):
+    """An answer without an end, in pieces; the server ends it after some seconds."""
 
     def answer(connection, request):
-        until = time.monotonic() + 3
+        until = time.monotonic() + seconds
         with suppress(OSError):
             connection.sendall(GREETING + KIND + b"Transfer-Encoding: chunked\r\n\r\n")
             while time.monotonic() < until:
@@ -355,7 +355,7 @@ def test_an_answer_without_an_end_is_given_up_in_time(lean, server, monkeypatch)
 
 def test_an_answer_that_is_too_large_is_given_up(lean, server, monkeypatch):
     monkeypatch.setattr(connections, "MOST_BYTES", 100_000)
-    server.script = [stream(b"x" * 10_000)]
+    server.script = [stream(b"x" * 10_000, seconds=60)]
     assert verdict(run(lean)[0]) == CLOSED
 
 

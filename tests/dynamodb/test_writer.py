@@ -507,6 +507,16 @@ def test_an_item_of_an_unknown_incarnation_is_left_and_told(patients):
     assert marks(client) == {str(NEXT_TOPIC)}
 
 
+def test_a_single_write_leaves_an_item_of_an_unknown_incarnation(dynamodb):
+    """moto takes no statement, so each write is a single one."""
+    TableWriter(dynamodb, "patient-profile").apply(
+        [update_at(4, FirstName="A")], NEXT_TOPIC
+    )
+    outcome = attempt(dynamodb, update_at(5, FirstName="B"))
+    assert (outcome.applied, outcome.unknown) == (0, {NEXT_TOPIC})
+    assert stored(dynamodb)["FirstName"] == {"S": "A"}
+
+
 @PAIRS
 def test_a_former_topics_item_is_adopted_under_its_fence(patients):
     client = FakeDynamoDB()
