@@ -138,8 +138,9 @@ def a_late_write(scene: Scene, manage: Sequence[str]) -> None:
     zombie, on_the_way = scene.member("zombie", manage)
     heir, _ = scene.member("heir", manage)
     zombie.start()
-    scene.update("first")
-    scene.wait_shown("first")
+    for name in ("new", "first"):  # after a new item, the next write is an INSERT
+        scene.update(name)
+        scene.wait_shown(name)
     on_the_way.hold()
     scene.update("second")
     wait_until(lambda: on_the_way.held > 0, 10, "no write was held")
