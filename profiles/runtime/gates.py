@@ -55,9 +55,8 @@ class Gate:
         self._moved_at = time.monotonic()
 
     def _enter(self, by: float) -> None:
-        if (
-            self._slots.qsize() == self._capacity
-        ):  # no thread waits, so nothing is stalled
+        # If no thread waits, nothing is stalled.
+        if self._slots.qsize() == self._capacity:
             self._move()
         with suppress(Empty):
             return self._slots.get_nowait()
