@@ -18,6 +18,9 @@ class Answer(NamedTuple):
     headers: list[tuple[str, str]]
     body: bytes
 
+    def __repr__(self) -> str:
+        return f"Answer({self.status})"
+
     @classmethod
     def of(cls, response: HttpResponse) -> Answer:
         """The answer that a response of Django is."""

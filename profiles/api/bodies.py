@@ -11,7 +11,7 @@ import sys
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from django.core.exceptions import RequestDataTooBig
@@ -49,7 +49,7 @@ _SMALL = nullcontext()
 class Body:
     """What was posted, before it is parsed: one update, an array, or one per line."""
 
-    text: bytes
+    text: bytes = field(repr=False)
     form: Literal["object", "array", "lines"]
 
     @property

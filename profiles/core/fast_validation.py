@@ -51,6 +51,7 @@ class Reader:
                     for name in others
                 ),
             ],
+            namespace={"__repr__": lambda profile: "Profile()"},
             forbid_unknown_fields=True,
             gc=False,
         )

@@ -26,6 +26,9 @@ class Refusal(msgspec.Struct, rename="pascal"):
     message: str = ""
     item: Item = {}
 
+    def __repr__(self) -> str:
+        return f"Refusal({self.code})"
+
 
 class Response(msgspec.Struct, rename="pascal"):
     """What became of one statement."""
@@ -52,10 +55,16 @@ class _Table(msgspec.Struct, rename="pascal"):
 class _One(msgspec.Struct, rename="pascal"):
     item: Item = {}
 
+    def __repr__(self) -> str:
+        return "_One()"
+
 
 class _Page(msgspec.Struct, rename="pascal"):
     items: list[Item]
     last_evaluated_key: Item = {}
+
+    def __repr__(self) -> str:
+        return f"_Page({len(self.items)} items)"
 
 
 _FORMS: dict[str, Any] = {

@@ -13,7 +13,7 @@ import select
 import socket
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -96,7 +96,7 @@ class HttpAnswer:
 
     status: int
     headers: http.client.HTTPMessage
-    body: bytes
+    body: bytes = field(repr=False)
     closes: bool
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ MOST_SCANNED = 1000
 class Page:
     """Some items, and the PatientId to continue after (None: the last page)."""
 
-    items: list[items.Item]
+    items: list[items.Item] = field(repr=False)
     next_after: str | None
     scanned: int
 

@@ -95,7 +95,7 @@ class BotocoreWire:
             return error
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Exchange:
     """One call, and the connection that it is under way on.
 

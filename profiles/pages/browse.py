@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 from django.core.exceptions import BadRequest
@@ -40,7 +40,7 @@ class Query:
     """The query of the list's address."""
 
     patient_id: str
-    text: str
+    text: str = field(repr=False)
     sort: str
     cursor: Cursor
 
